@@ -1,0 +1,227 @@
+"""The places where one thread leaves something for another. Touch memory only; every lock is a leaf.
+
+`put` never waits; `take` may. What is full replaces or discards, and counts it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from agent.model import Ack, Event, Frame, Packet, Phase
+
+
+class Doorbell:
+    """Wakes the one thread that waits on it. Rings before the wait count."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when rung since the last wait, or after timeout_s (0 never blocks)."""
+        self._event.wait(timeout_s)
+        self._event.clear()
+
+
+class FrameSlot:
+    """One place for the newest frame. skipped: frames overwritten before vision took them."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._frame: Frame | None = None
+        self.skipped = 0
+
+    def put(self, frame: Frame) -> None:
+        with self._ready:
+            if self._frame is not None:
+                self.skipped += 1
+            self._frame = frame
+            self._ready.notify()
+
+    def take(self, wait_s: float) -> Frame | None:
+        """The newest frame, waiting up to wait_s for one; None if none came."""
+        with self._ready:
+            if self._frame is None:
+                self._ready.wait(wait_s)
+            frame, self._frame = self._frame, None
+            return frame
+
+
+class PacketRing:
+    """The newest encoded packets in whole GOPs, at most capacity_bytes of them: pre-roll and stall budget.
+
+    Positions count packets since the ring was made, so a reader's position stays true while old GOPs leave.
+    evicted_gops: whole GOPs that left; dropped_packets: packets before the first keyframe, of no use.
+    """
+
+    def __init__(self, capacity_bytes: int, doorbell: Doorbell | None = None) -> None:
+        if capacity_bytes <= 0:
+            raise ValueError(f"capacity_bytes must be positive, not {capacity_bytes}")
+        self._lock = threading.Lock()
+        self._packets: deque[Packet] = deque()
+        self._first = 0  # position of _packets[0], always a keyframe
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
+        self._doorbell = doorbell
+        self.evicted_gops = 0
+        self.dropped_packets = 0
+
+    def put(self, packet: Packet) -> None:
+        with self._lock:
+            if not self._packets and not packet.is_key:
+                self.dropped_packets += 1
+                return
+            self._packets.append(packet)
+            self._bytes += len(packet.data)
+            while self._bytes > self._capacity_bytes and self._evict_oldest_gop():
+                pass
+        if self._doorbell is not None:
+            self._doorbell.ring()
+
+    def _evict_oldest_gop(self) -> bool:
+        """Drop the oldest GOP; a GOP that is still growing is dropped too if it alone is over the capacity."""
+        packets = self._packets
+        if not packets:
+            return False
+        while packets:
+            self._bytes -= len(packets.popleft().data)
+            self._first += 1
+            if packets and packets[0].is_key:
+                break
+        self.evicted_gops += 1
+        return True
+
+    @property
+    def end(self) -> int:
+        """The position that the next packet will have."""
+        with self._lock:
+            return self._first + len(self._packets)
+
+    @property
+    def bytes(self) -> int:
+        with self._lock:
+            return self._bytes
+
+    def position_before(self, pts_ns: int) -> int:
+        """Position of the newest keyframe shown at or before pts_ns; the oldest one kept if all are younger."""
+        with self._lock:
+            found = self._first
+            for index, packet in enumerate(self._packets):
+                if packet.is_key:
+                    if packet.pts_ns > pts_ns:
+                        break
+                    found = self._first + index
+            return found
+
+    def read(self, position: int, limit: int) -> tuple[list[Packet], int, bool]:
+        """Up to limit packets from position on; the position after them; whether packets between were lost."""
+        with self._lock:
+            start = max(position, self._first)
+            offset = start - self._first
+            packets = [self._packets[i] for i in range(offset, min(offset + limit, len(self._packets)))]
+            return packets, start + len(packets), start > position
+
+
+class EventBoard:
+    """The newest state of each event that storage has not taken yet.
+
+    A newer state replaces an older one of the same event, so nothing is lost by coalescing. Beyond
+    capacity the oldest ended event leaves and is counted in lost, which should stay 0 for ever.
+    """
+
+    def __init__(self, capacity: int = 64, doorbell: Doorbell | None = None) -> None:
+        self._lock = threading.Lock()
+        self._events: OrderedDict[str, Event] = OrderedDict()
+        self._capacity = capacity
+        self._doorbell = doorbell
+        self.lost = 0
+
+    def put(self, event: Event) -> None:
+        with self._lock:
+            self._events[event.id] = event
+            if len(self._events) > self._capacity:
+                ended = next((i for i, e in self._events.items() if e.phase is Phase.END), None)
+                self._events.pop(ended if ended is not None else next(iter(self._events)))
+                self.lost += 1
+        if self._doorbell is not None:
+            self._doorbell.ring()
+
+    def take(self) -> list[Event]:
+        """All waiting states, oldest event first. Never waits: storage waits on its doorbell."""
+        with self._lock:
+            events = list(self._events.values())
+            self._events.clear()
+            return events
+
+    def give_back(self, events: list[Event]) -> None:
+        """Return states that could not be stored; a newer state that came meanwhile wins."""
+        with self._lock:
+            newer = self._events
+            self._events = OrderedDict((event.id, event) for event in events)
+            for event_id, event in newer.items():
+                self._events[event_id] = event
+
+
+class AckBox:
+    """What the broker said of outbox rows, for storage to write down."""
+
+    def __init__(self, doorbell: Doorbell | None = None) -> None:
+        self._lock = threading.Lock()
+        self._acks: list[Ack] = []
+        self._doorbell = doorbell
+
+    def put(self, ack: Ack) -> None:
+        with self._lock:
+            self._acks.append(ack)
+        if self._doorbell is not None:
+            self._doorbell.ring()
+
+    def take(self) -> list[Ack]:
+        with self._lock:
+            acks, self._acks = self._acks, []
+            return acks
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A retained truth of the moment (motion ON, health): the newest replaces what was not sent yet."""
+
+    payload: bytes
+    qos: int = 1
+
+
+class StatusBoard:
+    """The newest retained states by topic below the node's base; the link sends what changed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: dict[str, Status] = {}
+        self._changed: dict[str, Status] = {}
+        self._on_change: Doorbell | None = None
+
+    def wake(self, doorbell: Doorbell) -> None:
+        """Ring doorbell from now on whenever a state is put."""
+        self._on_change = doorbell
+
+    def put(self, topic: str, status: Status) -> None:
+        with self._lock:
+            self._all[topic] = status
+            self._changed[topic] = status
+        if self._on_change is not None:
+            self._on_change.ring()
+
+    def take(self) -> dict[str, Status]:
+        """What changed since the last take."""
+        with self._lock:
+            changed, self._changed = self._changed, {}
+            return changed
+
+    def all(self) -> dict[str, Status]:
+        """Everything, for a new connection; counts as taken."""
+        with self._lock:
+            self._changed.clear()
+            return dict(self._all)

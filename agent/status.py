@@ -1,0 +1,54 @@
+"""What each stage says of itself, for health to read: frozen snapshots, replaced whole. Touches nothing.
+
+A stage builds a new one when something changed and stores it in its attribute `status`; replacing a reference
+needs no lock. `beat_ns` is the boot-clock time of the stage's last completed step; the watchdog reads it.
+`trouble` is one line in plain words with what to do, or empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class VisionStatus:
+    frames: int = 0
+    skipped: int = 0
+    last_frame_ns: int | None = None
+    learning: bool = True
+    light: str = "steady"
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """recording: a clip is open. last_durable_ns: boot-clock time of the last fsync or commit that succeeded."""
+
+    recording: bool = False
+    last_durable_ns: int | None = None
+    clips: int = 0
+    clip_bytes: int = 0
+    oldest_clip_wall_ns: int | None = None
+    clip_gaps: int = 0
+    free_mb: int | None = None
+    outbox_rows: int = 0
+    outbox_bytes: int = 0
+    outbox_oldest_wall_ns: int | None = None
+    outbox_evicted: int = 0
+    epoch: str = ""
+    head_seq: int = 0
+    events_lost: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """connected: the broker accepted us. protocol: "5" or "3.1.1", empty before the first connection."""
+
+    connected: bool = False
+    protocol: str = ""
+    session: str = ""
+    delivered: int = 0
+    refused: int = 0
+    reconnects: int = 0
+    trouble: str = ""

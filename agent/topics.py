@@ -1,0 +1,37 @@
+"""The names of MQTT topics: one place that spells them. Touches nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.model import OutboxKind
+
+VERSION = 1
+"""Version of topics and payloads; stands in the topic and in every payload as `v`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All topics of one node below `{root}/v1/{site}/{node}`."""
+
+    root: str
+    site: str
+    node: str
+
+    @property
+    def base(self) -> str:
+        return f"{self.root}/v{VERSION}/{self.site}/{self.node}"
+
+    def at(self, suffix: str) -> str:
+        return f"{self.base}/{suffix}"
+
+    def of(self, kind: OutboxKind) -> str:
+        return self.at(kind.value)
+
+
+STATE = "state"
+META = "meta"
+HEALTH = "health"
+MOTION = "motion"
+EVENT_LAST = "event/last"
+THUMB_LAST = "thumb/last"
