@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.model import Ack, Event, Frame, Packet, Phase
 
@@ -25,6 +28,44 @@ class Doorbell:
         """Return when rung since the last wait, or after timeout_s (0 never blocks)."""
         self._event.wait(timeout_s)
         self._event.clear()
+
+
+class SelectableDoorbell(Doorbell):
+    """A doorbell that select() can wait on beside sockets: an eventfd. ring() from any thread, also after close()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The lock keeps a late ring from writing into whatever got the closed descriptor's number.
+        self._lock = threading.Lock()
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """For select(); -1 once closed."""
+        return self._fd
+
+    def ring(self) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
+
+    def clear(self) -> bool:
+        """Whether it was rung since the last clear."""
+        with self._lock:
+            try:
+                return self._fd >= 0 and os.eventfd_read(self._fd) > 0
+            except BlockingIOError:
+                return False
+
+    def wait(self, timeout_s: float) -> None:
+        if self._fd >= 0:
+            select.select([self._fd], [], [], max(timeout_s, 0.0))
+            self.clear()
+
+    def close(self) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 class FrameSlot:
@@ -194,11 +235,20 @@ class Status:
     qos: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the node says of itself in one word, and why in plain words (empty when online)."""
+
+    state: Literal["online", "degraded"] = "online"
+    reasons: tuple[str, ...] = ()
+
+
 class StatusBoard:
-    """The newest retained states by topic below the node's base; the link sends what changed."""
+    """The newest retained states by topic below the node's base, and the verdict; the link sends what changed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._verdict = Verdict()
         self._all: dict[str, Status] = {}
         self._changed: dict[str, Status] = {}
         self._on_change: Doorbell | None = None
@@ -225,3 +275,14 @@ class StatusBoard:
         with self._lock:
             self._changed.clear()
             return dict(self._all)
+
+    def put_verdict(self, verdict: Verdict) -> None:
+        """What `state` shall say; rings only when it differs from the last one."""
+        with self._lock:
+            changed, self._verdict = verdict != self._verdict, verdict
+        if changed and self._on_change is not None:
+            self._on_change.ring()
+
+    def verdict(self) -> Verdict:
+        with self._lock:
+            return self._verdict

@@ -210,8 +210,12 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """What became of one outbox row at the broker: delivered (a PUBACK with a success code) or refused."""
+    """What became of one outbox row at the broker: delivered (a PUBACK with a success code) or refused.
+
+    poison: this broker will never take the row (too large for it), so it should leave the queue.
+    """
 
     seq: int
     delivered: bool
     reason: str = ""
+    poison: bool = False

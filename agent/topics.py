@@ -35,3 +35,15 @@ HEALTH = "health"
 MOTION = "motion"
 EVENT_LAST = "event/last"
 THUMB_LAST = "thumb/last"
+CLIP = "clip"
+LOSS = "loss"
+EVENT = "event"
+THUMB = "thumb"
+
+
+def split(topic: str, root: str) -> tuple[str, str, str] | None:
+    """(site, node, rest) of a topic below root, for subscribers; None for a topic that is not ours."""
+    parts = topic.split("/", 4)
+    if len(parts) != 5 or parts[0] != root or parts[1] != f"v{VERSION}" or not all(parts):
+        return None
+    return parts[2], parts[3], parts[4]
