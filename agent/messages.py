@@ -130,6 +130,157 @@ class LossMessage(Envelope, LossBody):
     """`B/loss`."""
 
 
+class StateMessage(_Message):
+    """`B/state`, retained; as the connection's will with state `lost`."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    state: Literal["online", "degraded", "stopped", "lost"] = Field(
+        description="degraded: it works with trouble; stopped: shut down in order; lost: the connection broke."
+    )
+    session: Ulid = Field(description="Id of the connection: a `lost` of another session than the last is late.")
+    time: Time = Field(description="When it was said; for `lost`: when the connection was made.")
+    reasons: list[str] = Field(
+        description="Why it is not simply online, in plain words.", examples=[["disk: 480 MB free, 500 MB wanted"]]
+    )
+
+
+class ZoneMeta(_Message):
+    """A zone as it is configured."""
+
+    id: str = Field(examples=["counter-2"])
+    name: str = Field(description="For people, any script.", examples=["Quầy số 2"])
+    kind: str = Field(description="detect, ignore, privacy (later also presence).", examples=["detect"])
+    polygon: list[tuple[Share, Share]] = Field(
+        description="Corners in shares of the picture, (0, 0) top left.", examples=[[[0, 0], [1, 0], [1, 0.5]]]
+    )
+
+
+class LineMeta(_Message):
+    """A counting line as it is configured."""
+
+    id: str = Field(examples=["door"])
+    name: str = Field(description="For people, any script.", examples=["Cửa vào"])
+    points: list[tuple[Share, Share]] = Field(
+        description="From, to, in shares of the picture; who crosses it from left to right goes in.",
+        examples=[[[0.1, 0.8], [0.9, 0.8]]],
+    )
+
+
+class CameraMeta(_Message):
+    """The camera and what it delivers."""
+
+    backend: str = Field(description="fake, video, picamera2.", examples=["picamera2"])
+    description: str = Field(description="As the camera names itself.", examples=["imx708 /base/soc/i2c0mux"])
+    codec: str = Field(examples=["h264"])
+    width: int = Field(ge=0, description="Main stream, pixels; 0 while no camera answered.", examples=[1280])
+    height: int = Field(ge=0, description="Main stream, pixels; 0 while no camera answered.", examples=[720])
+    fps: float = Field(ge=0, description="Main stream, frames per second.", examples=[15.0])
+
+
+class LimitsMeta(_Message):
+    """What may be asked of the node."""
+
+    max_payload_bytes: int = Field(ge=0, description="Largest message to the node, bytes.", examples=[65536])
+    replay_days: float = Field(ge=0, description="Delivered messages stay so long, days.", examples=[14.0])
+    replay_mb: int = Field(ge=0, description="Delivered thumbnails kept, MB.", examples=[256])
+
+
+class MetaMessage(_Message):
+    """`B/meta`, retained: the birth document, what this node is."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    site: str = Field(description="Id of the site.", examples=["ward-12"])
+    node: str = Field(description="Id of the node.", examples=["entrance"])
+    name: str = Field(description="For people, any script; the id where none was given.", examples=["Cửa chính"])
+    location: str = Field(description="Where it hangs, for people.", examples=["Tầng 1, sảnh"])
+    timezone: str = Field(description="IANA time zone of the site.", examples=["Asia/Ho_Chi_Minh"])
+    agent_version: str = Field(examples=["0.1.0"])
+    hardware: str | None = Field(None, description="The board.", examples=["Raspberry Pi 4 Model B Rev 1.4"])
+    camera: CameraMeta
+    zones: list[ZoneMeta] = Field(description="Detection zones and masks.", examples=[[]])
+    lines: list[LineMeta] = Field([], description="Counting lines.", examples=[[]])
+    capabilities: list[str] = Field(
+        description="What this node does, for pages to know what to offer.", examples=[["motion", "clips"]]
+    )
+    schema_version: str = Field(description="Version of the payloads' schemas.", examples=["1.0"])
+    limits: LimitsMeta
+
+
+class RingHealth(_Message):
+    """The clips on the node's disk."""
+
+    clips: int | None = Field(None, ge=0, description="Number of clips.", examples=[412])
+    bytes: int | None = Field(None, ge=0, description="All clips together.", examples=[7_812_340_992])
+    oldest: Time | None = Field(None, description="Start of the oldest clip.")
+
+
+class OutboxHealth(_Message):
+    """Messages owed to the broker."""
+
+    depth: int | None = Field(None, ge=0, description="Messages not yet delivered.", examples=[0])
+    bytes: int | None = Field(None, ge=0, description="Their size.", examples=[0])
+    oldest_age_s: float | None = Field(None, ge=0, description="Age of the oldest, seconds.", examples=[0.0])
+    evicted: int | None = Field(None, ge=0, description="Given up since the start because it was full.", examples=[0])
+
+
+class HeadHealth(_Message):
+    """The newest message of the event stream: a consumer that has less has a gap at the tail."""
+
+    epoch: str = Field(description="ULID of the ledger's birth; empty while there is no ledger.")
+    seq: int = Field(ge=0, description="Highest number given; 0 while there is none.", examples=[4711])
+
+
+class ClockHealth(_Message):
+    """Whether `time` can be believed."""
+
+    synced: bool | None = Field(None, description="A time service disciplines the clock.", examples=[True])
+    source: str | None = Field(None, description="Where the time comes from.", examples=["kernel"])
+
+
+class LinkHealth(_Message):
+    """The connection to the broker."""
+
+    protocol: str | None = Field(None, description="MQTT version in use.", examples=["5"])
+    delivered: int | None = Field(None, ge=0, description="Messages the broker took since the start.", examples=[88])
+    refused: int | None = Field(None, ge=0, description="Messages it refused since the start.", examples=[0])
+    reconnects: int | None = Field(None, ge=0, description="Connections made after the first one.", examples=[2])
+
+
+class HealthMessage(_Message):
+    """`B/health`, retained: each 30 s and on each change of the verdict; null where the board does not tell."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    time: Time = Field(description="When it was measured.")
+    boot_id: str = Field(description="Id of this boot.")
+    verdict: Literal["online", "degraded"] = Field(description="As in `state`.")
+    reasons: list[str] = Field(description="Why degraded, in plain words.", examples=[[]])
+    uptime_s: float = Field(ge=0, description="Of the agent, seconds.", examples=[86400.0])
+    boot_uptime_s: float | None = Field(None, ge=0, description="Of the board, seconds.", examples=[90000.0])
+    fps: float | None = Field(None, ge=0, description="Frames analysed per second.", examples=[15.0])
+    frames_skipped: int | None = Field(None, ge=0, description="Overwritten before analysis, since the start.")
+    learning: bool | None = Field(None, description="The detector does not know its background yet.")
+    light: str | None = Field(None, description="The detector's word about the light.", examples=["steady"])
+    recording: bool | None = Field(None, description="A clip is being written.")
+    clip_gaps: int | None = Field(None, ge=0, description="Gaps in clips since the start.", examples=[0])
+    events_lost: int | None = Field(None, ge=0, description="Events lost inside the node; 0 for ever.", examples=[0])
+    cpu_percent: float | None = Field(
+        None, ge=0, description="The agent's, of one core, since the last message.", examples=[23.5]
+    )
+    load_1m: float | None = Field(None, ge=0, description="Load average of one minute.", examples=[0.7])
+    memory_mb: float | None = Field(None, ge=0, description="Resident memory of the agent, MB.", examples=[104.0])
+    memory_free_mb: float | None = Field(None, ge=0, description="Available on the board, MB.", examples=[512.0])
+    temperature_c: float | None = Field(None, description="Of the processor, degrees Celsius.", examples=[56.4])
+    throttled: list[str] | None = Field(
+        None, description="Raspberry Pi throttle flags in words.", examples=[["under-voltage"]]
+    )
+    disk_free_mb: float | None = Field(None, ge=0, description="Of the clips' file system, MB.", examples=[48211.0])
+    ring: RingHealth = RingHealth()
+    outbox: OutboxHealth = OutboxHealth()
+    head: HeadHealth = HeadHealth(epoch="", seq=0)
+    clock: ClockHealth = ClockHealth()
+    link: LinkHealth = LinkHealth()
+
+
 class ThumbProperties(_Message):
     """The MQTT 5 user properties of `B/thumb` and `B/thumb/last`, all strings; also in the JPEG's comment."""
 
@@ -183,6 +334,42 @@ def envelope(row: OutboxRow, *, site: str, node: str, epoch: str, now_wall_ns: i
         clock_synced=row.clock_synced,
         late=now_wall_ns - row.wall_ns > LATE_AFTER_S * 1e9,
     )
+
+
+def message_bytes(row: OutboxRow, *, site: str, node: str, epoch: str, now_wall_ns: int) -> bytes:
+    """The whole JSON message of an event, clip or loss row: envelope and body in one object, compact UTF-8.
+
+    row.body is taken as it was validated when it was written; it is not parsed again (each row is sent more
+    than once on a bad line).
+    """
+    head = envelope(row, site=site, node=node, epoch=epoch, now_wall_ns=now_wall_ns).model_dump_json()
+    body = row.body.strip()
+    return (head if body == "{}" else f"{head[:-1]},{body[1:]}").encode()
+
+
+def thumb_properties(row: OutboxRow) -> ThumbProperties:
+    """What goes beside the JPEG of a thumb row."""
+    body = ThumbBody.model_validate_json(row.body)
+    return ThumbProperties(
+        event_id=body.event_id, rev=str(body.rev), seq=str(row.seq), time=rfc3339(row.wall_ns), sha256=body.sha256
+    )
+
+
+def to_bytes(message: BaseModel) -> bytes:
+    """Compact JSON in UTF-8, names in any script kept as they are."""
+    return message.model_dump_json().encode()
+
+
+JSON_PAYLOADS: dict[str, type[BaseModel]] = {
+    "state": StateMessage,
+    "meta": MetaMessage,
+    "health": HealthMessage,
+    "event": EventMessage,
+    "event/last": EventMessage,
+    "clip": ClipMessage,
+    "loss": LossMessage,
+}
+"""Topic below the node's base -> what stands there. `motion` is the bare word ON or OFF; thumbs are JPEGs."""
 
 
 def sha256_hex(data: bytes) -> str:
