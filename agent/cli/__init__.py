@@ -1,0 +1,96 @@
+"""The command line: parses, calls one command, prints trouble in one line. Touches standard error and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from agent import __version__
+from agent.errors import AgentError, ConfigError
+from agent.settings import Settings, load_settings
+
+COMMANDS = ("run", "demo", "replay", "check", "clips", "watch")
+
+EXIT_CODES = """exit codes:
+  0    done (run: stopped by SIGTERM or SIGINT)
+  1    a fault, or a check that failed; one line on standard error says which
+  2    the command line itself is wrong
+  78   the settings are wrong; starting again will not help
+  130  interrupted (Ctrl-C)
+"""
+
+
+class Command(Protocol):
+    """A module of this package with one command in it."""
+
+    HELP: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code. Never shows a traceback for expected trouble."""
+    try:
+        args = _parser().parse_args(argv)
+        return cast(int, args.run(args))
+    except AgentError as error:
+        print(f"camera-agent: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # `camera-agent clips list | head`: the reader left. Keep the interpreter's last flush from failing too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="camera-agent",
+        description="Edge camera agent: motion events, clips and thumbnails over MQTT, with nothing lost.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"camera-agent {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        command = cast(Command, importlib.import_module(f"agent.cli.{name}"))
+        sub = subparsers.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """The option --config, the same for every command that takes settings."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", required=required, help="settings (TOML); see docs/CONFIG.md"
+    )
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to standard error; under systemd without times, since the journal has its own."""
+    in_journal = "JOURNAL_STREAM" in os.environ
+    logging.basicConfig(
+        level=settings.log.level.upper(),
+        format="%(levelname)s %(message)s" if in_journal else "%(asctime)s %(levelname)-7s %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+__all__ = ["COMMANDS", "ConfigError", "add_config", "load_settings", "main", "start_logging"]

@@ -1,0 +1,124 @@
+"""Keeps the camera running: starts it, notices that it failed or fell silent, restarts it with back-off.
+
+Stepped by main with the time in its hand; touches the camera only.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from agent.camera import Camera, CameraSink
+from agent.errors import CameraError
+from agent.model import NS_PER_S, Frame, Packet, StreamInfo
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CameraState:
+    """running: frames arrive, as far as is known. trouble: why not, in one line. ended: a recording is over."""
+
+    running: bool = False
+    trouble: str = "not started yet"
+    starts: int = 0
+    ended: bool = False
+
+
+class Arrivals:
+    """A sink that remembers when the last frame and packet came, and passes them on."""
+
+    def __init__(self, sink: CameraSink) -> None:
+        self._sink = sink
+        self.last_frame_ns: int | None = None
+        self.last_packet_ns: int | None = None
+        self.frames = 0
+
+    def on_packet(self, packet: Packet) -> None:
+        self.last_packet_ns = packet.t_ns
+        self._sink.on_packet(packet)
+
+    def on_frame(self, frame: Frame) -> None:
+        self.last_frame_ns = frame.t_ns
+        self.frames += 1
+        self._sink.on_frame(frame)
+
+
+class CameraKeeper:
+    """One camera and its restarts. silence_s: without a frame or a packet for so long, it is restarted."""
+
+    def __init__(self, camera: Camera, sink: CameraSink, silence_s: float) -> None:
+        self._camera = camera
+        self._arrivals = Arrivals(sink)
+        self._silence_ns = round(silence_s * NS_PER_S)
+        self._retry_s = FIRST_RETRY_S
+        self._next_try_ns = 0
+        self._started_ns = 0
+        self.info: StreamInfo | None = None
+        self.state = CameraState()
+
+    @property
+    def frames(self) -> int:
+        return self._arrivals.frames
+
+    @property
+    def last_frame_ns(self) -> int | None:
+        return self._arrivals.last_frame_ns
+
+    def step(self, now_ns: int) -> CameraState:
+        """Look at the camera once and do what is due. now_ns: boot clock."""
+        if self.state.ended:
+            return self.state
+        if not self.state.running:
+            if now_ns >= self._next_try_ns:
+                self._start(now_ns)
+        elif self._camera.ended():
+            log.info("the recording has ended after %d frames", self._arrivals.frames)
+            self.state = CameraState(False, "the recording has ended", self.state.starts, ended=True)
+        elif (fault := self._camera.fault()) is not None:
+            self._lose(str(fault), now_ns)
+        elif (silent := self._silent_stream(now_ns)) is not None:
+            self._lose(f"no {silent} for {self._silence_ns / NS_PER_S:g} s", now_ns)
+        elif self._arrivals.last_frame_ns is not None:
+            self._retry_s = FIRST_RETRY_S
+        return self.state
+
+    def stop(self) -> None:
+        self._camera.stop()
+        if self.state.running:
+            self.state = CameraState(False, "stopped", self.state.starts)
+
+    def _start(self, now_ns: int) -> None:
+        self._arrivals.last_frame_ns = self._arrivals.last_packet_ns = None
+        starts = self.state.starts + 1
+        try:
+            self.info = self._camera.start(self._arrivals)
+        except CameraError as error:
+            if self.state.trouble != str(error):
+                log.error("camera: %s; trying again", error)
+            self.state = CameraState(False, str(error), starts)
+            self._back_off(now_ns)
+            return
+        self._started_ns = now_ns
+        log.info("camera started: %s", self.info.description)
+        self.state = CameraState(True, "", starts)
+
+    def _lose(self, why: str, now_ns: int) -> None:
+        log.error("camera lost: %s; restarting it", why)
+        self._camera.stop()
+        self.state = CameraState(False, why, self.state.starts)
+        self._back_off(now_ns)
+
+    def _back_off(self, now_ns: int) -> None:
+        self._next_try_ns = now_ns + round(self._retry_s * NS_PER_S)
+        self._retry_s = min(self._retry_s * 2, LONGEST_RETRY_S)
+
+    def _silent_stream(self, now_ns: int) -> str | None:
+        """Which stream fell silent. Both are watched: an encoder can stall while frames flow."""
+        for name, last_ns in (("frame", self._arrivals.last_frame_ns), ("packet", self._arrivals.last_packet_ns)):
+            if now_ns - max(last_ns or 0, self._started_ns) > self._silence_ns:
+                return name
+        return None

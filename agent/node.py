@@ -1,0 +1,190 @@
+"""The node: builds the rooms, gives each stage its thread, and watches over them. Threads are born here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.camera import Camera
+from agent.clock import Clock
+from agent.errors import StorageError
+from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, StatusBoard
+from agent.health import Health
+from agent.keeper import CameraKeeper
+from agent.ledger import LedgerReader
+from agent.link import Link
+from agent.model import NS_PER_S, EndReason, Frame, Packet
+from agent.sdnotify import Notifier
+from agent.settings import Settings
+from agent.storage import Storage
+from agent.ulid import new_ulid
+from agent.vision import Vision
+
+log = logging.getLogger(__name__)
+
+STEP_S = 0.2
+STALL_BUDGET_S = 10.0
+"""How long storage may stand still (a slow card) before a running clip loses packets."""
+
+BEAT_LIMIT_S = {"vision": 10.0, "storage": 60.0, "link": 60.0}
+"""A stage whose last step is older is stuck. Storage and link wait for cards and networks: seconds are usual."""
+
+STOP_BUDGET_S = {"vision": 3.0, "storage": 8.0, "link": 5.0}
+"""Together below the unit's TimeoutStopSec of 20 s."""
+
+LINK_FAREWELL_S = 2.0
+
+
+class Stage(Protocol):
+    def step(self, wait_s: float) -> None: ...
+
+
+class RingAndSlot:
+    """The camera's sink: packets into the ring, the newest frame into the slot."""
+
+    def __init__(self, ring: PacketRing, slot: FrameSlot) -> None:
+        self._ring = ring
+        self._slot = slot
+
+    def on_packet(self, packet: Packet) -> None:
+        self._ring.put(packet)
+
+    def on_frame(self, frame: Frame) -> None:
+        self._slot.put(frame)
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One stage's thread and its signs of life. beat_ns: boot clock at the end of its last step."""
+
+    name: str
+    thread: threading.Thread
+    stop: threading.Event
+    beat_ns: int
+    bug: BaseException | None = None
+
+
+class Node:
+    """All rooms of one node, wired. run() is the program; tests step the rooms themselves instead."""
+
+    def __init__(self, settings: Settings, clock: Clock, camera: Camera, notifier: Notifier | None = None) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._notifier = notifier or Notifier()
+        self._stop = threading.Event()
+        self._workers: list[_Worker] = []
+
+        storage_bell = Doorbell()
+        self.slot = FrameSlot()
+        self.ring = PacketRing(ring_capacity_bytes(settings), storage_bell)
+        self.board = EventBoard(doorbell=storage_bell)
+        self.acks = AckBox(storage_bell)
+        self.statuses = StatusBoard()
+        self.sink = RingAndSlot(self.ring, self.slot)
+        self.keeper = CameraKeeper(camera, self.sink, settings.camera.silence_s)
+        self.vision = Vision(settings, self.slot, self.board, self.statuses, self.new_id)
+        self.link = Link(
+            settings.mqtt,
+            settings.node,
+            outbox=lambda: LedgerReader(settings.clips.directory),
+            acks=self.acks,
+            statuses=self.statuses,
+            clock=clock,
+        )
+        self.storage = Storage(
+            settings, clock, self.ring, self.board, self.acks, doorbell=storage_bell, link_bell=self.link.bell
+        )
+        self.health = Health(settings, clock, Path("/"))
+
+    def new_id(self) -> str:
+        return new_ulid(self.clock.wall_ns() // 1_000_000)
+
+    def stop(self) -> None:
+        """Ask run() to end; callable from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """The node until stop(), or until a recording has ended. A stage's bug is raised here, after the shutdown."""
+        self._notifier.send("STATUS=opening the ledger and recovering clips")
+        self.storage.open()
+        self._spawn("link", self.link, lambda: self.link.close(LINK_FAREWELL_S))
+        self._spawn("storage", self.storage, self.storage.close)
+        self._spawn("vision", self.vision, lambda: self.vision.close(EndReason.SHUTDOWN))
+        self._notifier.send("READY=1")
+        try:
+            while not self._stop.is_set() and not self.keeper.state.ended:
+                self.tick()
+                self._stop.wait(1.0)
+        finally:
+            self._shut_down()
+        for worker in self._workers:
+            if worker.bug is not None:
+                raise worker.bug
+
+    def tick(self) -> None:
+        """Main's once a second: the camera, health, the watchdog."""
+        now_ns = self.clock.boot_ns()
+        camera = self.keeper.step(now_ns)
+        self.health.step(
+            self.statuses,
+            camera=camera,
+            info=self.keeper.info,
+            frames=self.keeper.frames,
+            vision=self.vision.status,
+            storage=self.storage.status,
+            link=self.link.status,
+        )
+        stuck = self.stuck(now_ns)
+        if stuck:
+            log.error("not feeding the watchdog: %s", stuck)
+            self._notifier.send(f"STATUS={stuck}")
+        else:
+            self._notifier.send("WATCHDOG=1", f"STATUS={self.health.summary}")
+
+    def stuck(self, now_ns: int) -> str:
+        """Which part makes no progress, in words; empty when all do. A camera known to be broken is waived."""
+        for worker in self._workers:
+            age_s = (now_ns - worker.beat_ns) / NS_PER_S
+            if age_s > BEAT_LIMIT_S[worker.name]:
+                return f"{worker.name} has not moved for {age_s:.0f} s"
+        return ""
+
+    def _spawn(self, name: str, stage: Stage, close: Callable[[], None]) -> None:
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    stage.step(STEP_S)
+                    worker.beat_ns = self.clock.boot_ns()
+                close()
+            except BaseException as bug:  # noqa: BLE001 - the one place: any bug of a stage ends the process
+                worker.bug = bug
+                self._stop.set()
+
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        worker = _Worker(name, thread, stop, self.clock.boot_ns())
+        self._workers.append(worker)
+        thread.start()
+
+    def _shut_down(self) -> None:
+        """Upstream first; each stage is joined before the next is told."""
+        self._notifier.send("STOPPING=1", "STATUS=shutting down")
+        self.keeper.stop()
+        for worker in reversed(self._workers):
+            worker.stop.set()
+            worker.thread.join(STOP_BUDGET_S[worker.name])
+            if worker.thread.is_alive() and worker.bug is None:
+                worker.bug = StorageError(
+                    "stop", worker.name, f"still busy after {STOP_BUDGET_S[worker.name]:g} s", hint="a slow disk?"
+                )
+
+
+def ring_capacity_bytes(settings: Settings) -> int:
+    """bitrate x (pre-roll + one GOP + stall budget) x 1.5: a keyframe before the pre-roll and a stall both fit."""
+    seconds = settings.clips.pre_roll_s + settings.clips.gop_s + STALL_BUDGET_S
+    return round(settings.camera.bitrate_kbps * 1000 / 8 * seconds * 1.5)
