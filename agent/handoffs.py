@@ -74,6 +74,7 @@ class FrameSlot:
     def __init__(self) -> None:
         self._ready = threading.Condition()
         self._frame: Frame | None = None
+        self._is_interrupted = False
         self.skipped = 0
 
     def put(self, frame: Frame) -> None:
@@ -86,10 +87,22 @@ class FrameSlot:
     def take(self, wait_s: float) -> Frame | None:
         """The newest frame, waiting up to wait_s for one; None if none came."""
         with self._ready:
-            if self._frame is None:
+            if self._frame is None and not self._is_interrupted:
                 self._ready.wait(wait_s)
             frame, self._frame = self._frame, None
             return frame
+
+    def interrupt(self) -> None:
+        """The camera was lost: what was going on has ended, and what comes next is another start."""
+        with self._ready:
+            self._is_interrupted = True
+            self._ready.notify()
+
+    def take_interruption(self) -> bool:
+        """Whether the camera was lost since the last call."""
+        with self._ready:
+            was, self._is_interrupted = self._is_interrupted, False
+            return was
 
 
 class PacketRing:

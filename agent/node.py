@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.birth import meta_message
 from agent.camera import Camera
 from agent.clock import Clock
 from agent.errors import StorageError
-from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, StatusBoard
+from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, Status, StatusBoard
 from agent.health import Health
-from agent.keeper import CameraKeeper
+from agent.keeper import CameraKeeper, CameraState
 from agent.ledger import LedgerReader
 from agent.link import Link
-from agent.model import NS_PER_S, EndReason, Frame, Packet
+from agent.messages import to_bytes
+from agent.model import NS_PER_S, EndReason, Event, EventKind, Frame, Moment, Packet, Phase, StreamInfo
 from agent.sdnotify import Notifier
 from agent.settings import Settings
 from agent.storage import Storage
+from agent.topics import META
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -77,6 +80,9 @@ class Node:
         self._notifier = notifier or Notifier()
         self._stop = threading.Event()
         self._workers: list[_Worker] = []
+        self._announced: StreamInfo | None = None
+        self._has_announced = False
+        self._camera_was_lost = False
 
         storage_bell = Doorbell()
         self.slot = FrameSlot()
@@ -128,22 +134,38 @@ class Node:
     def tick(self) -> None:
         """Main's once a second: the camera, health, the watchdog."""
         now_ns = self.clock.boot_ns()
+        was_running = self.keeper.state.running
         camera = self.keeper.step(now_ns)
+        if self.keeper.info is not self._announced or not self._has_announced:
+            self._announce(self.keeper.info)
+        if camera.running != was_running and not camera.ended:
+            self._tell_camera(camera, now_ns)
+        stuck = self.stuck(now_ns)
         self.health.step(
             self.statuses,
             camera=camera,
-            info=self.keeper.info,
-            frames=self.keeper.frames,
             vision=self.vision.status,
             storage=self.storage.status,
             link=self.link.status,
+            stuck=stuck,
         )
-        stuck = self.stuck(now_ns)
-        if stuck:
-            log.error("not feeding the watchdog: %s", stuck)
-            self._notifier.send(f"STATUS={stuck}")
-        else:
-            self._notifier.send("WATCHDOG=1", f"STATUS={self.health.summary}")
+        self._notifier.send(*(() if stuck else ("WATCHDOG=1",)), f"STATUS={self.health.summary}")
+
+    def _announce(self, info: StreamInfo | None) -> None:
+        self._has_announced, self._announced = True, info
+        meta = meta_message(self.settings, info, self.health.board.hardware())
+        self.statuses.put(META, Status(to_bytes(meta)))
+
+    def _tell_camera(self, camera: CameraState, now_ns: int) -> None:
+        """An event for a camera that was lost, and one for its return (but not for its very first start)."""
+        if camera.running and not self._camera_was_lost:
+            return
+        self._camera_was_lost = not camera.running
+        if self._camera_was_lost:
+            self.slot.interrupt()
+        kind = EventKind.CAMERA_BACK if camera.running else EventKind.CAMERA_LOST
+        at = Moment(now_ns, self.keeper.frames)
+        self.board.put(Event(self.new_id(), 1, Phase.END, kind, at, at, at, score=1.0, end=at))
 
     def stuck(self, now_ns: int) -> str:
         """Which part makes no progress, in words; empty when all do. A camera known to be broken is waived."""

@@ -1,0 +1,186 @@
+"""Health: what the node says of itself, made from the stages' own words and the board's. Reads /proc and /sys."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.clock import Clock, rfc3339
+from agent.handoffs import Status, StatusBoard, Verdict
+from agent.keeper import CameraState
+from agent.messages import (
+    ClockHealth,
+    HeadHealth,
+    HealthMessage,
+    LinkHealth,
+    OutboxHealth,
+    RingHealth,
+    to_bytes,
+)
+from agent.model import NS_PER_S
+from agent.settings import Settings
+from agent.status import LinkStatus, StorageStatus, VisionStatus
+from agent.topics import HEALTH
+
+log = logging.getLogger(__name__)
+
+CLOCK_GRACE_S = 600.0
+"""A time service needs some minutes after boot; an unsynchronised clock is trouble only after that."""
+
+
+class Board:
+    """What the machine says of itself, read below root ("/" on a node); None where it does not tell."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def hardware(self) -> str | None:
+        text = self._read("proc/device-tree/model") or self._read("sys/class/dmi/id/product_name")
+        return text.strip("\0\n ") or None if text else None
+
+    def temperature_c(self) -> float | None:
+        text = self._read("sys/class/thermal/thermal_zone0/temp")
+        return int(text) / 1000 if text and text.strip().lstrip("-").isdigit() else None
+
+    def memory_free_mb(self) -> float | None:
+        for line in (self._read("proc/meminfo") or "").splitlines():
+            name, _, rest = line.partition(":")
+            if name == "MemAvailable":
+                return int(rest.split()[0]) / 1024
+        return None
+
+    def rss_mb(self) -> float | None:
+        fields = (self._read("proc/self/statm") or "").split()
+        return int(fields[1]) * os.sysconf("SC_PAGESIZE") / 2**20 if len(fields) > 1 else None
+
+    def load_1m(self) -> float | None:
+        fields = (self._read("proc/loadavg") or "").split()
+        return float(fields[0]) if fields else None
+
+    def _read(self, name: str) -> str | None:
+        try:
+            return (self._root / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+
+
+class Health:
+    """Stepped by main once a second: puts the verdict at once when it changes, the whole message now and then."""
+
+    def __init__(self, settings: Settings, clock: Clock, root: Path) -> None:
+        self._interval_ns = round(settings.health.interval_s * NS_PER_S)
+        self._clock = clock
+        self._board = Board(root)
+        self._born_ns = clock.boot_ns()
+        self._sent_ns: int | None = None
+        self._verdict = Verdict()
+        self._frames = 0
+        self._cpu_s = 0.0
+        self.summary = "starting"
+
+    @property
+    def board(self) -> Board:
+        return self._board
+
+    def step(
+        self,
+        statuses: StatusBoard,
+        *,
+        camera: CameraState,
+        vision: VisionStatus,
+        storage: StorageStatus,
+        link: LinkStatus,
+        stuck: str = "",
+    ) -> None:
+        now_ns = self._clock.boot_ns()
+        troubles = {
+            "camera": camera.trouble,
+            "vision": vision.trouble,
+            "storage": storage.trouble,
+            "broker": link.trouble,
+            "clock": self._clock_trouble(now_ns),
+            "watchdog": stuck,
+        }
+        verdict = verdict_of(troubles)
+        changed = verdict != self._verdict
+        if changed:
+            self._log_change(verdict)
+            self._verdict = verdict
+            statuses.put_verdict(verdict)
+        self.summary = "; ".join(verdict.reasons) or ("recording" if storage.recording else "watching")
+        if changed or self._sent_ns is None or now_ns - self._sent_ns >= self._interval_ns:
+            message = self._message(now_ns, vision, storage, link)
+            self._sent_ns = now_ns
+            statuses.put(HEALTH, Status(to_bytes(message), qos=0))
+
+    def _message(self, now_ns: int, vision: VisionStatus, storage: StorageStatus, link: LinkStatus) -> HealthMessage:
+        elapsed_s = (now_ns - (self._born_ns if self._sent_ns is None else self._sent_ns)) / NS_PER_S
+        frames, self._frames = vision.frames - self._frames, vision.frames
+        times = os.times()
+        cpu_s = times.user + times.system
+        used_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
+        wall_ns = self._clock.wall_ns()
+        oldest = storage.outbox_oldest_wall_ns
+        return HealthMessage(
+            time=rfc3339(wall_ns),
+            boot_id=self._clock.boot_id,
+            verdict=self._verdict.state,
+            reasons=list(self._verdict.reasons),
+            uptime_s=round((now_ns - self._born_ns) / NS_PER_S, 1),
+            boot_uptime_s=round(now_ns / NS_PER_S, 1),
+            fps=round(frames / elapsed_s, 2) if elapsed_s > 0 else None,
+            frames_skipped=vision.skipped,
+            learning=vision.learning,
+            light=vision.light,
+            recording=storage.recording,
+            clip_gaps=storage.clip_gaps,
+            events_lost=storage.events_lost,
+            cpu_percent=round(100 * used_s / elapsed_s, 1) if elapsed_s > 0 else None,
+            load_1m=self._board.load_1m(),
+            memory_mb=_rounded(self._board.rss_mb()),
+            memory_free_mb=_rounded(self._board.memory_free_mb()),
+            temperature_c=_rounded(self._board.temperature_c()),
+            disk_free_mb=storage.free_mb,
+            ring=RingHealth(
+                clips=storage.clips,
+                bytes=storage.clip_bytes,
+                oldest=None if storage.oldest_clip_wall_ns is None else rfc3339(storage.oldest_clip_wall_ns),
+            ),
+            outbox=OutboxHealth(
+                depth=storage.outbox_rows,
+                bytes=storage.outbox_bytes,
+                oldest_age_s=0.0 if oldest is None else max(0.0, round((wall_ns - oldest) / NS_PER_S, 1)),
+                evicted=storage.outbox_evicted,
+            ),
+            head=HeadHealth(epoch=storage.epoch, seq=storage.head_seq),
+            clock=ClockHealth(synced=self._clock.synced(), source="kernel"),
+            link=LinkHealth(
+                protocol=link.protocol or None,
+                delivered=link.delivered,
+                refused=link.refused,
+                reconnects=link.reconnects,
+            ),
+        )
+
+    def _clock_trouble(self, now_ns: int) -> str:
+        if now_ns < CLOCK_GRACE_S * NS_PER_S or self._clock.synced():
+            return ""
+        return "not synchronised: the times in messages may be wrong (is a time service running?)"
+
+    def _log_change(self, verdict: Verdict) -> None:
+        for reason in set(verdict.reasons) - set(self._verdict.reasons):
+            log.warning("trouble: %s", reason)
+        for reason in set(self._verdict.reasons) - set(verdict.reasons):
+            log.info("well again: %s", reason)
+
+
+def verdict_of(troubles: Mapping[str, str]) -> Verdict:
+    """troubles: part of the node -> what is wrong with it in one line, empty for nothing."""
+    reasons = tuple(f"{part}: {words}" for part, words in troubles.items() if words)
+    return Verdict("degraded" if reasons else "online", reasons)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
