@@ -43,7 +43,10 @@ class StorageStatus:
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """connected: the broker accepted us. protocol: "5" or "3.1.1", empty before the first connection."""
+    """connected: the broker accepted us. protocol: "5" or "3.1.1", empty before the first connection.
+
+    warning: what is as it is and works, but should be known (MQTT 3.1.1); no reason to be degraded.
+    """
 
     connected: bool = False
     protocol: str = ""
@@ -52,3 +55,4 @@ class LinkStatus:
     refused: int = 0
     reconnects: int = 0
     trouble: str = ""
+    warning: str = ""
