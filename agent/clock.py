@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import datetime as dt
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -74,6 +75,24 @@ class SimulatedClock:
 
     def step_wall(self, seconds: float) -> None:
         self._wall_ns += round(seconds * NS_PER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One reading of all clocks, handed down to rooms that hold none (the ledger, the recorder)."""
+
+    boot_id: str
+    t_ns: int
+    wall_ns: int
+    clock_synced: bool
+
+    def wall(self, t_ns: int) -> int:
+        """UNIX time in ns of the boot-clock moment t_ns of this boot."""
+        return self.wall_ns - self.t_ns + t_ns
+
+
+def read(clock: Clock) -> Now:
+    return Now(clock.boot_id, clock.boot_ns(), clock.wall_ns(), clock.synced())
 
 
 def wall_of(clock: Clock, t_ns: int) -> int:
