@@ -107,7 +107,8 @@ class Motion:
     score: 0..1, how sure it is that a thing moved in the zones; active: its own word, before events add
     quiet time and merging; boxes: of the moving things, largest first; zones: ids of the detection zones
     touched (empty when none are configured); learning: the background is not known yet, so active is False;
-    light_changed: this frame differs from the last by the light of a large part of the picture.
+    light_changed: this frame differs from the last by the light of a large part of the picture; since: the first
+    frame of the movement that made it active (before confirmation), None while it is not.
     """
 
     seq: int
@@ -118,6 +119,7 @@ class Motion:
     zones: tuple[str, ...] = ()
     learning: bool = False
     light_changed: bool = False
+    since: Moment | None = None
 
     @property
     def moment(self) -> Moment:

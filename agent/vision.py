@@ -1,0 +1,138 @@
+"""The vision stage: newest frame -> motion -> events -> thumbnail -> EventBoard. No disk, no network, no clock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from agent import thumbnail
+from agent.events import Events
+from agent.handoffs import EventBoard, FrameSlot, Status, StatusBoard
+from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Thumbnail
+from agent.motion import Detector
+from agent.settings import Settings
+from agent.status import VisionStatus
+from agent.topics import MOTION
+
+log = logging.getLogger(__name__)
+
+
+class Vision:
+    """One camera's eye. Vision thread only, but for `status`, which anybody may read.
+
+    The detector is made for the size of the first frame, and anew when the size changes or the camera was
+    started again (frame numbers begin anew), so that nobody has to tell it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        slot: FrameSlot,
+        board: EventBoard,
+        statuses: StatusBoard,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.status = VisionStatus()
+        self.motion: Motion | None = None
+        self._settings = settings
+        self._slot = slot
+        self._board = board
+        self._statuses = statuses
+        self._events = Events(settings.detection, new_id)
+        self._detector: Detector | None = None
+        self._period_ns = round(NS_PER_S / settings.detection.fps) if settings.detection.fps else 0
+        self._due_ns = 0
+        self._seq = -1
+        self._peak: Frame | None = None
+        self._thumbnail: Thumbnail | None = None
+        self._is_on = False
+        statuses.put(MOTION, Status(b"OFF"))
+
+    def step(self, wait_s: float) -> bool:
+        """Look at the newest frame, waiting up to wait_s for one. Whether one was analysed.
+
+        self.motion is what was seen on it.
+        """
+        frame = self._slot.take(wait_s)
+        if self._slot.take_interruption():
+            self.close(EndReason.CAMERA_LOST)
+            self._detector = None
+        if frame is None or not self._is_due(frame):
+            return False
+        detector = self._detector_for(frame)
+        motion = self.motion = detector.step(frame)
+        self._seq = frame.seq
+        for event in self._events.step(motion):
+            self._tell(event, frame)
+        if self._events.peak == motion.moment:
+            self._keep(frame)
+        self._show(self._events.is_open)
+        self.status = replace(
+            self.status,
+            frames=self.status.frames + 1,
+            skipped=self._slot.skipped,
+            last_frame_ns=frame.t_ns,
+            learning=motion.learning,
+            light="changing" if motion.light_changed else "steady",
+        )
+        return True
+
+    def close(self, reason: EndReason) -> None:
+        """End what is open: the node stops, or the camera is lost. May be followed by more steps."""
+        for event in self._events.close(reason):
+            self._tell(event)
+        self._show(False)
+
+    def _is_due(self, frame: Frame) -> bool:
+        if not self._period_ns:
+            return True
+        if frame.seq <= self._seq:
+            self._due_ns = frame.t_ns
+        if frame.t_ns < self._due_ns:
+            return False
+        # From the due time, not from this frame's: 15 fps thinned to 10 must not become 7.5.
+        self._due_ns = max(self._due_ns + self._period_ns, frame.t_ns)
+        return True
+
+    def _detector_for(self, frame: Frame) -> Detector:
+        height, width = frame.y.shape
+        detector = self._detector
+        if detector is None or (detector.width, detector.height) != (width, height) or frame.seq <= self._seq:
+            detection = self._settings.detection
+            detector = self._detector = Detector(
+                width,
+                height,
+                sensitivity=detection.sensitivity,
+                confirm_frames=detection.confirm_frames,
+                zones=self._settings.zones,
+            )
+            log.info("learning the background at %dx%d", width, height)
+        return detector
+
+    def _keep(self, frame: Frame) -> None:
+        if self._peak is not frame:
+            self._peak, self._thumbnail = frame, None
+
+    def _tell(self, event: Event, frame: Frame | None = None) -> None:
+        if frame is not None and event.peak == frame.moment:
+            self._keep(frame)
+        if self._thumbnail is None and self._peak is not None:
+            self._thumbnail = thumbnail.encode(self._peak)
+        self._board.put(replace(event, thumbnail=self._thumbnail))
+        log.info(
+            "event %s rev %d %s: score %.2f, frames %d-%d",
+            event.id,
+            event.rev,
+            event.phase.value,
+            event.score,
+            event.start.frame,
+            event.last.frame,
+        )
+        if event.end is not None:
+            self._peak = self._thumbnail = None
+
+    def _show(self, is_on: bool) -> None:
+        if is_on != self._is_on:
+            self._is_on = is_on
+            self._statuses.put(MOTION, Status(b"ON" if is_on else b"OFF"))
