@@ -1,0 +1,166 @@
+"""The order of delivery: which outbox row goes next and what an answer means for it. Reads the outbox, nothing else.
+
+Rows go out in seq order. What the broker refuses holds back the rows of its kind (a broker may deny one topic, or
+nobody may listen to it) and no others; after a while the oldest one held is tried alone, and once one is taken
+everything goes on in seq order from the oldest. No clock: the time is given.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Protocol
+
+from agent.backoff import Backoff
+from agent.model import NS_PER_S, OutboxKind, OutboxRow
+
+PAGE = 32
+PAGES_PER_CALL = 8
+"""Rows that are held back are passed over in bounded pieces."""
+
+REMEMBERED = 4096
+"""Rows that were answered but that storage may not have marked yet."""
+
+
+class Outbox(Protocol):
+    """The rows owed to the broker, as the link reads them. Any call may raise StorageError: try again later.
+
+    due: undelivered rows with a higher seq than after_seq, oldest first, at most limit. newest_event,
+    newest_thumb: the newest row of that kind, delivered or not.
+    """
+
+    @property
+    def epoch(self) -> str: ...
+    def due(self, after_seq: int, limit: int) -> list[OutboxRow]: ...
+    def newest_event(self) -> OutboxRow | None: ...
+    def newest_thumb(self) -> OutboxRow | None: ...
+
+
+class Delivery:
+    """What was sent, answered and held back in one connection.
+
+    refused: kinds held back -> the broker's words. delivered_some: this connection settled at least one row.
+    """
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._cursor = 0
+        self._page: deque[OutboxRow] = deque()
+        self._look = True
+        self._in_flight: OrderedDict[int, OutboxKind] = OrderedDict()
+        self._settled: OrderedDict[int, None] = OrderedDict()
+        self._held: dict[OutboxKind, int] = {}
+        self._retry_ns = 0
+        self._probes: deque[OutboxRow] = deque()
+        self._probing: set[int] = set()
+        self.refused: dict[OutboxKind, str] = {}
+        self.delivered_some = False
+
+    def restart(self) -> None:
+        """A new connection: whatever was not answered is owed again, from the oldest on."""
+        self.delivered_some = False
+        self._rewind(0)
+        self._in_flight.clear()
+        self._held.clear()
+        self._probes.clear()
+        self._probing.clear()
+        self.refused.clear()
+
+    def forget(self) -> None:
+        """A new ledger: its seq numbers mean other rows."""
+        self.restart()
+        self._settled.clear()
+
+    def look(self) -> None:
+        """There may be new rows."""
+        self._look = True
+
+    def _rewind(self, seq: int) -> None:
+        """Read again from seq on."""
+        self._cursor = max(0, min(self._cursor, seq - 1))
+        self._page.clear()
+        self._look = True
+
+    @property
+    def oldest_in_flight(self) -> int | None:
+        return min(self._in_flight, default=None)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def wake_ns(self) -> int | None:
+        """Boot-clock time when held rows are tried again; None when none are, or their trial is under way."""
+        return self._retry_ns if self._held and not self._probing and not self._probes else None
+
+    def next(self, outbox: Outbox, now_ns: int) -> OutboxRow | None:
+        """The row to send now, noted as in flight; None when there is none."""
+        wake_ns = self.wake_ns()
+        if wake_ns is not None and now_ns >= wake_ns:
+            self._begin_trial(outbox)
+        row = self._probes.popleft() if self._probes else self._next_in_order(outbox)
+        if row is not None:
+            self._in_flight[row.seq] = row.kind
+        return row
+
+    def _begin_trial(self, outbox: Outbox) -> None:
+        for kind, seq in sorted(self._held.items(), key=lambda item: item[1]):
+            rows = (row for row in outbox.due(seq - 1, PAGE) if row.kind is kind and not self._is_done(row))
+            row = next(rows, None)
+            if row is None:  # evicted meanwhile
+                del self._held[kind]
+                self.refused.pop(kind, None)
+                self._rewind(seq)
+            else:
+                self._probes.append(row)
+                self._probing.add(row.seq)
+
+    def _next_in_order(self, outbox: Outbox) -> OutboxRow | None:
+        for _ in range(PAGE * PAGES_PER_CALL):
+            if not self._page:
+                if not self._look:
+                    return None
+                page = outbox.due(self._cursor, PAGE)
+                self._look = len(page) == PAGE
+                if not page:
+                    return None
+                self._cursor = page[-1].seq
+                self._page.extend(page)
+            row = self._page.popleft()
+            if row.kind not in self._held and not self._is_done(row):
+                return row
+        return None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether next() is worth calling again without any news."""
+        return self._look or bool(self._page) or bool(self._probes)
+
+    def _is_done(self, row: OutboxRow) -> bool:
+        return row.seq in self._settled or row.seq in self._in_flight
+
+    def settled(self, seq: int) -> None:
+        """The broker took it, or never will: it is not sent again, though the outbox may still show it."""
+        self._in_flight.pop(seq, None)
+        self.delivered_some = True
+        self._settled[seq] = None
+        if len(self._settled) > REMEMBERED:
+            self._settled.popitem(last=False)
+        if seq in self._probing:
+            # The way is free again: everything held goes in seq order, together.
+            oldest = min(self._held.values(), default=seq)
+            self._held.clear()
+            self.refused.clear()
+            self._probing.clear()
+            self._probes.clear()
+            self._backoff.reset()
+            self._rewind(oldest)
+
+    def kept(self, seq: int, words: str, now_ns: int) -> None:
+        """The broker refused it: it and the later rows of its kind wait."""
+        kind = self._in_flight.pop(seq)
+        was_trial = seq in self._probing
+        self._probing.discard(seq)
+        if was_trial or not self._held:
+            self._retry_ns = now_ns + round(self._backoff.next_s() * NS_PER_S)
+        self._held[kind] = min(seq, self._held.get(kind, seq))
+        self.refused[kind] = words

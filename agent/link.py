@@ -1,0 +1,495 @@
+"""The link: keeps one connection to the broker and moves the outbox and the retained states through it. Network only.
+
+A stage: no thread of its own, one step(). Nothing owed to the broker lives here; what is not acknowledged when a
+connection ends is read from the outbox again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from agent.backoff import Backoff
+from agent.clock import Clock, rfc3339
+from agent.connection import (
+    NO_SUBSCRIBER,
+    TAKEN_OVER,
+    UNSUPPORTED_VERSION,
+    Connection,
+    Protocol,
+    PubAck,
+    Will,
+    new_properties,
+)
+from agent.delivery import Delivery, Outbox
+from agent.errors import LinkError, StorageError
+from agent.handoffs import AckBox, SelectableDoorbell, Status, StatusBoard
+from agent.messages import StateMessage, message_bytes, thumb_properties, to_bytes
+from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
+from agent.settings import MqttSettings, NodeSettings
+from agent.status import LinkStatus
+from agent.topics import EVENT_LAST, META, STATE, THUMB_LAST, Topics
+from agent.ulid import new_ulid
+
+log = logging.getLogger(__name__)
+
+WILL_DELAY_S = 10.0
+LOOK_S = 1.0
+"""The outbox is looked at so often even when no bell rang."""
+
+STABLE_S = 30.0
+"""A connection that held so long, or delivered something, makes the next back-off short again."""
+
+TAKEOVERS = 3
+TAKEOVER_WINDOW_S = 60.0
+TAKEOVER_PAUSE_S = 180.0
+SILENT_CLOSES = 3
+"""Connections that a broker closed at our MQTT 5 CONNECT, in a row, before 3.1.1 is tried."""
+
+SUSPECT_DEATHS = 2
+POISON_DEATHS = 5
+"""Connections that ended while one row was the oldest in flight: after 2 it is sent alone, after 5 it is given up."""
+
+TOO_LARGE = 0x95
+_LAST = {OutboxKind.EVENT: EVENT_LAST, OutboxKind.THUMB: THUMB_LAST}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a message id stands for: an outbox row or a retained state (topic below the base)."""
+
+    row: OutboxRow | None = None
+    topic: str = ""
+    state: Status | OutboxRow | None = None
+
+
+class Link:
+    """step() from one thread, close() from the same one; `bell` may be rung by anybody; `status` is for health.
+
+    outbox: makes the reader, called in the link's thread; it and the reader may raise StorageError while there
+    is no ledger yet. will_delay_s: how long a broker waits before it says that we are lost. jitter: 0..1.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        node: NodeSettings,
+        outbox: Callable[[], Outbox],
+        acks: AckBox,
+        statuses: StatusBoard,
+        clock: Clock,
+        *,
+        will_delay_s: float = WILL_DELAY_S,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.bell = SelectableDoorbell()
+        self.status = LinkStatus()
+        self.beat_ns = clock.boot_ns()
+        self._settings = settings
+        self._node = node
+        self._topics = Topics(settings.root, node.site, node.id)
+        self._make_outbox = outbox
+        self._outbox: Outbox | None = None
+        self._epoch = ""
+        self._acks = acks
+        self._statuses = statuses
+        self._clock = clock
+        self._will_delay_s = will_delay_s
+        self._delivery = Delivery(Backoff(jitter))
+        self._backoff = Backoff(jitter)
+        self._jitter = jitter
+
+        self._connection: Connection | None = None
+        self._connections = 0
+        self._session = ""
+        self._protocol: Protocol = "5"
+        self._is_born = False
+        self._born_ns = 0
+        self._next_try_ns = self.beat_ns
+        self._next_look_ns = 0
+        self._sent: dict[int, _Sent] = {}
+        self._states: dict[str, Status | OutboxRow] = {}
+        self._denied: dict[str, str] = {}
+        self._told: tuple[str, tuple[str, ...]] | None = None
+        self._has_lasts = False
+        self._newest = dict.fromkeys(_LAST, 0)
+        self._takeovers_ns: deque[int] = deque(maxlen=TAKEOVERS)
+        self._silent_closes = 0
+        self._suspect = (0, 0)  # seq, deaths
+        self._failure = ""
+        statuses.wake(self.bell)
+
+    def step(self, wait_s: float) -> None:
+        """One bounded piece of work; waits at most wait_s (and for a name server, when it connects). Never raises."""
+        rang = self.bell.clear()
+        now_ns = self._clock.boot_ns()
+        if rang or now_ns >= self._next_look_ns:
+            self._next_look_ns = now_ns + round(LOOK_S * NS_PER_S)
+            self._delivery.look()
+        if self._connection is None and now_ns >= self._next_try_ns:
+            self._connect(now_ns)
+        if self._connection is None:
+            self.bell.wait(min(wait_s, max(0.0, (self._next_try_ns - now_ns) / NS_PER_S)))
+            self._delivery.look()
+        else:
+            self._serve(self._connection, wait_s)
+        self.beat_ns = self._clock.boot_ns()
+
+    def close(self, budget_s: float) -> None:
+        """Send what can be sent, say `stopped`, disconnect; at most about budget_s. Nothing may be called after."""
+        connection = self._connection
+        if connection is not None and self._is_born:
+            end_ns = self._clock.boot_ns() + round(budget_s * NS_PER_S)
+            # A fifth of the time stays for the farewell itself.
+            self._delivery.look()
+            self._work_until(lambda: not self._owes(), end_ns - round(budget_s / 5 * NS_PER_S), budget_s)
+            connection = self._connection
+        if connection is not None and self._is_born:
+            self._states = {STATE: self._state("stopped", ("shutdown",))}
+            self._told = ("stopped", ())
+            self._work_until(lambda: not self._states and not self._sent, end_ns, budget_s, only_states=True)
+            connection = self._connection
+        if connection is not None:
+            connection.close()
+            self._connection = None
+            log.info("disconnected from %s", connection.where)
+        self.status = replace(self.status, connected=False)
+        self._drop_outbox()
+        self.bell.close()
+
+    def _work_until(
+        self, done: Callable[[], bool], end_ns: int, limit_s: float, *, only_states: bool = False
+    ) -> None:
+        idle_s = 0.0  # counted too, so that a clock that stands still cannot hold up a shutdown
+        while self._connection is not None and not done() and self._clock.boot_ns() < end_ns and idle_s < limit_s:
+            if not self._serve(self._connection, 0.05, only_states=only_states):
+                idle_s += 0.05
+
+    def _owes(self) -> bool:
+        return bool(self._sent or self._states or self._delivery.has_more)
+
+    # -- connecting
+
+    def _connect(self, now_ns: int) -> None:
+        self._session = new_ulid(self._clock.wall_ns() // 1_000_000)
+        will = Will(self._topics.at(STATE), self._state("lost", ("connection broke",)).payload, self._will_delay_s)
+        client_id = f"{self._node.site}/{self._node.id}"
+        # At most one try a second, whatever happens to this one.
+        self._next_try_ns = now_ns + NS_PER_S
+        self._is_born = False
+        try:
+            self._connection = Connection(self._settings, client_id, self._clock, protocol=self._protocol, will=will)
+        except LinkError as error:
+            self._pause(error, now_ns)
+
+    def _serve(self, connection: Connection, wait_s: float, *, only_states: bool = False) -> bool:
+        """One round with the connection there is; whether anything happened."""
+        if connection.ready and not self._is_born:
+            self._begin(connection)
+        if self._is_born:
+            self._fill(connection, only_states)
+            wait_s = self._bounded_wait(connection, wait_s)
+        happened = connection.step(wait_s, self.bell.fileno())
+        for ack in connection.take_acks():
+            self._settle(ack)
+        if connection.failure is not None:
+            self._end(connection, connection.failure)
+        self._update_status()
+        return happened
+
+    def _bounded_wait(self, connection: Connection, wait_s: float) -> float:
+        if connection.room > 0 and self._delivery.has_more and self._outbox is not None:
+            return 0.0
+        wake_ns = self._delivery.wake_ns()
+        if wake_ns is None:
+            return wait_s
+        return min(wait_s, max(0.0, (wake_ns - self._clock.boot_ns()) / NS_PER_S))
+
+    def _begin(self, connection: Connection) -> None:
+        """Birth: everything retained is said anew, then the outbox from its oldest row."""
+        self._is_born = True
+        self._born_ns = self._clock.boot_ns()
+        self._connections += 1
+        self._silent_closes = 0
+        self._failure = ""
+        self._sent.clear()
+        self._denied.clear()
+        self._delivery.restart()
+        self._has_lasts = False
+        self._told = None
+        waiting = self._statuses.all()
+        self._tell_verdict()
+        if META in waiting:
+            self._states[META] = waiting.pop(META)
+        self._states.update(waiting)
+        if not connection.can_retain:
+            self._denied["retained messages"] = "this broker keeps none"
+        log.info("connected to %s, MQTT %s, session %s", connection.where, connection.protocol, self._session)
+        if connection.protocol != "5":
+            log.warning("%s speaks MQTT 3.1.1 only: it does not say when it refuses a message", connection.where)
+
+    def _end(self, connection: Connection, failure: LinkError) -> None:
+        """The connection is over: note why, decide when and how the next one is tried."""
+        now_ns = self._clock.boot_ns()
+        was_born = self._is_born
+        connection.close(politely=False)
+        self._connection = None
+        self._is_born = False
+        self._states.clear()
+        delivered_some = was_born and self._note_death(connection)
+        self._sent.clear()
+        self._delivery.restart()
+        if was_born and (delivered_some or now_ns - self._born_ns > STABLE_S * NS_PER_S):
+            self._backoff.reset()
+        self._choose_protocol(connection, was_born)
+        if connection.refusal == UNSUPPORTED_VERSION and connection.protocol == "5":
+            self._failure = str(failure)
+            return
+        if was_born and self._is_duplicate(connection, now_ns):
+            failure = LinkError(
+                "stay connected to",
+                connection.where,
+                "duplicate-id: another client keeps taking our place",
+                hint=f"two nodes are configured as {self._node.site}/{self._node.id}, or a card was cloned",
+            )
+            self._pause(failure, now_ns, TAKEOVER_PAUSE_S * (0.5 + self._jitter()))
+            return
+        self._pause(failure, now_ns)
+
+    def _pause(self, failure: LinkError, now_ns: int, delay_s: float | None = None) -> None:
+        delay_s = self._backoff.next_s() if delay_s is None else delay_s
+        self._next_try_ns = now_ns + round(delay_s * NS_PER_S)
+        words = str(failure)
+        # The same trouble again is not news.
+        log.log(
+            logging.DEBUG if words == self._failure else logging.WARNING, "%s; next try in %.0f s", words, delay_s
+        )
+        self._failure = words
+        self._update_status()
+
+    def _choose_protocol(self, connection: Connection, was_born: bool) -> None:
+        """5 first, each time anew; 3.1.1 for one connection when a broker refuses 5, in words or by hanging up."""
+        if connection.protocol != "5" or was_born:
+            self._protocol = "5"
+            return
+        self._silent_closes = self._silent_closes + 1 if connection.closed_silently else 0
+        if connection.refusal == UNSUPPORTED_VERSION or self._silent_closes >= SILENT_CLOSES:
+            self._silent_closes = 0
+            self._protocol = "3.1.1"
+            log.warning("%s refuses MQTT 5: trying 3.1.1", connection.where)
+
+    def _is_duplicate(self, connection: Connection, now_ns: int) -> bool:
+        """Whether connections end as they do when two clients have one id: by name, or idle and without a word."""
+        if connection.closed_by == TAKEN_OVER or (connection.closed_silently and not self._suspect[1]):
+            self._takeovers_ns.append(now_ns)
+        oldest_ns = self._takeovers_ns[0] if len(self._takeovers_ns) == TAKEOVERS else None
+        return oldest_ns is not None and now_ns - oldest_ns <= TAKEOVER_WINDOW_S * NS_PER_S
+
+    def _note_death(self, connection: Connection) -> bool:
+        """Suspect the oldest unanswered row when connections keep ending on it; whether this one delivered any."""
+        oldest = self._delivery.oldest_in_flight
+        delivered_some = self._delivery.delivered_some
+        blames_row = connection.closed_by is not None or connection.closed_silently
+        if oldest is None or not blames_row or connection.closed_by == TAKEN_OVER:
+            if oldest is None:
+                self._suspect = (0, 0)
+            return delivered_some
+        seq, deaths = self._suspect
+        deaths = deaths + 1 if seq == oldest else 1
+        if deaths >= POISON_DEATHS and self._delivery.in_flight == 1:
+            self._give_up(oldest, f"the broker ended {deaths} connections on this message")
+            deaths = 0
+        self._suspect = (oldest, deaths)
+        return delivered_some
+
+    # -- sending
+
+    def _fill(self, connection: Connection, only_states: bool) -> None:
+        """Send while there is room: retained states first, then rows."""
+        if not only_states:
+            self._tell_verdict()
+            self._states.update(self._statuses.take())
+            self._open_outbox()
+        while connection.room > 0:
+            if self._states:
+                topic = next(iter(self._states))
+                self._send_state(connection, topic, self._states.pop(topic))
+            elif only_states or not self._send_row(connection):
+                return
+
+    def _tell_verdict(self) -> None:
+        verdict = self._statuses.verdict()
+        if self._told != (verdict.state, verdict.reasons):
+            self._told = (verdict.state, verdict.reasons)
+            self._states[STATE] = self._state(verdict.state, verdict.reasons)
+
+    def _state(self, state: str, reasons: tuple[str, ...]) -> Status:
+        message = StateMessage.model_validate(
+            {
+                "state": state,
+                "session": self._session,
+                "time": rfc3339(self._clock.wall_ns()),
+                "reasons": list(reasons),
+            }
+        )
+        return Status(to_bytes(message))
+
+    def _send_state(self, connection: Connection, topic: str, state: Status | OutboxRow) -> None:
+        if isinstance(state, OutboxRow):
+            payload, properties = self._encode(state)
+            qos = 1
+        else:
+            payload, properties, qos = state.payload, None, state.qos
+        name = self._topics.at(topic)
+        if self._is_too_large(connection, name, payload, properties):
+            self._denied[topic] = f"{len(payload)} bytes are too large for the broker"
+            return
+        mid = connection.publish(name, payload, qos=qos, retain=True, properties=properties)
+        if qos:
+            self._sent[mid] = _Sent(topic=topic, state=state)
+
+    def _send_row(self, connection: Connection) -> bool:
+        """Send the next row; False when there is none now."""
+        # A row that connections died on goes alone, so that the blame is certain.
+        if self._outbox is None or (self._suspect[1] >= SUSPECT_DEATHS and self._delivery.in_flight):
+            return False
+        try:
+            row = self._delivery.next(self._outbox, self._clock.boot_ns())
+        except StorageError as error:
+            log.info("outbox: %s", error)
+            self._drop_outbox()
+            return False
+        if row is None:
+            return False
+        payload, properties = self._encode(row)
+        topic = self._topics.of(row.kind)
+        if self._is_too_large(connection, topic, payload, properties):
+            limit = connection.max_packet_bytes
+            self._give_up(row.seq, f"too large: {len(payload)} bytes, the broker takes messages of {limit}")
+            return True
+        self._sent[connection.publish(topic, payload, properties=properties)] = _Sent(row=row)
+        last = _LAST.get(row.kind)
+        if last is not None and row.seq > self._newest[row.kind]:
+            self._newest[row.kind] = row.seq
+            self._states[last] = row
+        return True
+
+    def _is_too_large(
+        self, connection: Connection, topic: str, payload: bytes, properties: Properties | None
+    ) -> bool:
+        limit = connection.max_packet_bytes
+        return limit is not None and connection.packet_bytes(topic, payload, properties) > limit
+
+    def _encode(self, row: OutboxRow) -> tuple[bytes, Properties | None]:
+        if row.blob is None:
+            payload = message_bytes(
+                row,
+                site=self._node.site,
+                node=self._node.id,
+                epoch=self._epoch,
+                now_wall_ns=self._clock.wall_ns(),
+            )
+            return payload, None
+        properties = new_properties(PacketTypes.PUBLISH)
+        properties.ContentType = "image/jpeg"
+        properties.UserProperty = list(thumb_properties(row).model_dump().items())
+        return row.blob, properties
+
+    # -- what came of it
+
+    def _settle(self, ack: PubAck) -> None:
+        sent = self._sent.pop(ack.mid, None)
+        if sent is None:
+            return
+        if sent.row is None:
+            if ack.code >= 0x80:
+                self._denied[sent.topic] = ack.words.lower()
+            else:
+                self._denied.pop(sent.topic, None)
+            return
+        seq = sent.row.seq
+        nobody = ack.code == NO_SUBSCRIBER and self._settings.require_subscriber
+        if ack.code < 0x80 and not nobody:
+            if seq == self._suspect[0]:
+                self._suspect = (0, 0)
+            self._delivery.settled(seq)
+            self._acks.put(Ack(seq, delivered=True))
+            self.status = replace(self.status, delivered=self.status.delivered + 1)
+        elif ack.code == TOO_LARGE:
+            self._give_up(seq, "too large for the broker")
+        else:
+            words = "nobody subscribes" if nobody else ack.words.lower()
+            self._delivery.kept(seq, words, self._clock.boot_ns())
+            self._acks.put(Ack(seq, delivered=False, reason=words))
+            self.status = replace(self.status, refused=self.status.refused + 1)
+
+    def _give_up(self, seq: int, reason: str) -> None:
+        self._delivery.settled(seq)
+        self._acks.put(Ack(seq, delivered=False, reason=reason, poison=True))
+        self.status = replace(self.status, refused=self.status.refused + 1)
+        log.warning("message %d set aside: %s", seq, reason)
+
+    # -- the outbox
+
+    def _open_outbox(self) -> None:
+        """Have a reader, and once per connection say the newest event and picture."""
+        try:
+            if self._outbox is None:
+                self._outbox = self._make_outbox()
+                epoch = self._outbox.epoch
+                if self._epoch not in ("", epoch):
+                    self._delivery.forget()
+                    self._newest = dict.fromkeys(_LAST, 0)
+                self._epoch = epoch
+            if not self._has_lasts:
+                for row in (self._outbox.newest_event(), self._outbox.newest_thumb()):
+                    if row is not None:
+                        self._newest[row.kind] = max(row.seq, self._newest[row.kind])
+                        self._states[_LAST[row.kind]] = row
+                self._has_lasts = True
+        except StorageError as error:
+            log.debug("outbox: %s", error)
+            self._drop_outbox()
+
+    def _drop_outbox(self) -> None:
+        outbox, self._outbox = self._outbox, None
+        close = getattr(outbox, "close", None)
+        if close is not None:
+            close()
+
+    # -- for health
+
+    def _update_status(self) -> None:
+        connected = self._connection is not None and self._is_born
+        protocol = self._connection.protocol if connected and self._connection else self.status.protocol
+        status = replace(
+            self.status,
+            connected=connected,
+            protocol=protocol,
+            session=self._session if connected else "",
+            reconnects=max(0, self._connections - 1),
+            trouble=self._trouble(connected),
+            warning="the broker speaks MQTT 3.1.1 only: it does not say when it refuses a message"
+            if protocol == "3.1.1"
+            else "",
+        )
+        if status != self.status:
+            if connected and status.trouble != self.status.trouble:
+                log.warning("%s", status.trouble) if status.trouble else log.info("the broker takes everything again")
+            self.status = status
+
+    def _trouble(self, connected: bool) -> str:
+        if not connected:
+            return self._failure
+        parts = [
+            f"{self._topics.of(kind)}: {words}, kept and tried again"
+            for kind, words in self._delivery.refused.items()
+        ]
+        parts += [f"{self._topics.at(topic)}: {words}" for topic, words in self._denied.items()]
+        return "; ".join(parts)
