@@ -1,0 +1,229 @@
+"""`camera-agent replay`: the node's pipeline over a recording, without a broker. Reads the recording, prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from agent.cameras.video import VideoOptions, VideoSource
+from agent.cli import add_config, load_settings
+from agent.clock import SystemClock
+from agent.errors import ConfigError
+from agent.handoffs import EventBoard, FrameSlot, StatusBoard
+from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo
+from agent.settings import Settings
+from agent.ulid import new_ulid
+from agent.vision import Vision
+
+HELP = "run the detector over a recording and print its events; no broker, no camera"
+
+T0_NS = NS_PER_S
+"""Boot-clock time given to the first frame: any fixed one, so that two runs are alike."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="a recording in any format that FFmpeg reads")
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line: events, then a summary")
+    parser.add_argument("--frames", action="store_true", help="with --json: also one line per analysed frame")
+    parser.add_argument("--clips", type=Path, metavar="DIR", help="record the events' clips and thumbnails into DIR")
+    parser.add_argument("--sensitivity", type=int, metavar="0-100", help="instead of the settings' own")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.frames and not args.json:
+        raise ConfigError("read", "--frames", "it prints JSON lines", hint="add --json")
+    settings = _settings(args)
+    report = _JsonLines(args.frames) if args.json else _Table()
+    replay = Replay(settings, report.event, report.frame)
+    with tqdm(unit=" frames", disable=not sys.stderr.isatty(), leave=False) as bar:
+        replay.run(bar.update)
+    report.summary(replay.summary())
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    overrides: dict[str, Any] = {"camera": {"backend": "video", "source": args.video, "loop": False}}
+    if args.sensitivity is not None:
+        overrides["detection"] = {"sensitivity": args.sensitivity}
+    if args.clips is not None:
+        overrides["clips"] = {"directory": args.clips, "enabled": True}
+    if "://" in args.video or args.video.startswith("/dev/"):
+        raise ConfigError("replay", args.video, "not a recording", hint="run and demo take streams and devices")
+    return load_settings(args.config, overrides=overrides)
+
+
+class Replay:
+    """The pipeline of one recording, stepped frame by frame as fast as the machine allows.
+
+    on_event is told each event when it has ended, on_frame each analysed frame's motion.
+    """
+
+    def __init__(
+        self, settings: Settings, on_event: Callable[[Event, int], None], on_frame: Callable[[Motion], None]
+    ) -> None:
+        camera = settings.camera
+        self._source = VideoSource(
+            VideoOptions(
+                source=camera.source,
+                lores_width=camera.lores_width,
+                lores_height=camera.lores_height,
+                bitrate_kbps=camera.bitrate_kbps,
+                gop_s=settings.clips.gop_s,
+                masks=tuple(tuple(zone.polygon) for zone in settings.zones if zone.kind == "privacy"),
+                want_packets=False,
+            ),
+            SystemClock(),
+        )
+        self._frames: list[Frame] = []
+        self._slot = FrameSlot()
+        self._board = EventBoard()
+        self._ids = 0
+        self._vision = Vision(settings, self._slot, self._board, StatusBoard(), self._new_id)
+        self._on_event = on_event
+        self._on_frame = on_frame
+        self._events = 0
+        self._seen = 0
+        self._t0_ns = T0_NS
+        self._info: StreamInfo | None = None
+        self._wall_s = time.perf_counter()
+        self._cpu_s = time.process_time()
+
+    def run(self, progress: Callable[[int], object]) -> None:
+        """The whole recording. Raises CameraError where it cannot be read."""
+        self._info = self._source.open(T0_NS)
+        try:
+            while self._source.step(self):
+                progress(self._look())
+            progress(self._look())
+        finally:
+            self._source.close()
+        self._vision.close(EndReason.SHUTDOWN)
+        self._report()
+
+    def on_packet(self, packet: Packet) -> None:
+        """Not wanted: no clips are recorded."""
+
+    def on_frame(self, frame: Frame) -> None:
+        """One step may deliver several frames (B-frames, the end); the slot would keep only the newest."""
+        self._frames.append(frame)
+
+    def _look(self) -> int:
+        frames, self._frames = self._frames, []
+        for frame in frames:
+            if self._seen == 0:
+                self._t0_ns = frame.t_ns  # with B-frames the first picture is shown later than T0_NS
+            self._seen += 1
+            self._slot.put(frame)
+            if self._vision.step(0) and self._vision.motion is not None:
+                self._on_frame(self._vision.motion)
+            self._report()
+        return len(frames)
+
+    def _report(self) -> None:
+        for event in self._board.take():
+            if event.phase is Phase.END:
+                self._events += 1
+                self._on_event(event, self._t0_ns)
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return new_ulid(0, self._ids)
+
+    def summary(self) -> dict[str, Any]:
+        info = self._info
+        assert info is not None
+        return {
+            "type": "summary",
+            "frames": self._seen,
+            "fps": round(info.fps, 4),
+            "width": info.width,
+            "height": info.height,
+            "events": self._events,
+            "cpu_s": round(time.process_time() - self._cpu_s, 3),
+            "wall_s": round(time.perf_counter() - self._wall_s, 3),
+            # Linux counts ru_maxrss in KiB.
+            "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        }
+
+
+class _JsonLines:
+    """One JSON object per line on standard output."""
+
+    def __init__(self, with_frames: bool) -> None:
+        self._with_frames = with_frames
+
+    def event(self, event: Event, t0_ns: int) -> None:
+        _print_json(event_line(event, t0_ns))
+
+    def frame(self, motion: Motion) -> None:
+        if self._with_frames:
+            boxes = [[round(side, 4) for side in box] for box in motion.boxes]
+            line = {"type": "frame", "frame": motion.seq, "score": motion.score, "active": motion.active}
+            _print_json({**line, "boxes": boxes})
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        _print_json(summary)
+
+
+class _Table:
+    """For people: a line per event, and one of sums."""
+
+    def __init__(self) -> None:
+        self._has_head = False
+
+    def event(self, event: Event, t0_ns: int) -> None:
+        if not self._has_head:
+            self._has_head = True
+            tqdm.write(f"{'from':>9} {'to':>9} {'length':>8} {'score':>5} {'peak frame':>10}  zones")
+        line = event_line(event, t0_ns)
+        length_s = line["end_s"] - line["start_s"]
+        tqdm.write(
+            f"{_clock(line['start_s']):>9} {_clock(line['end_s']):>9} {length_s:>6.1f} s {line['score']:>5.2f} "
+            f"{line['peak_frame']:>10}  {', '.join(line['zones'])}".rstrip()
+        )
+
+    def frame(self, motion: Motion) -> None:
+        """Frames are for programs."""
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        seconds = summary["frames"] / summary["fps"] if summary["fps"] else 0.0
+        speed = seconds / summary["wall_s"] if summary["wall_s"] else 0.0
+        tqdm.write(
+            f"{summary['events']} events in {summary['frames']} frames ({_clock(seconds)}) of "
+            f"{summary['width']}x{summary['height']}; {summary['cpu_s']:.1f} s of CPU, {speed:.0f} times real time, "
+            f"{summary['max_rss_mb']:.0f} MB"
+        )
+
+
+def event_line(event: Event, t0_ns: int) -> dict[str, Any]:
+    """What the contract wants said of an event that has ended."""
+    end = event.end or event.last
+    return {
+        "type": "event",
+        "start_frame": event.start.frame,
+        "end_frame": end.frame,
+        "start_s": round((event.start.t_ns - t0_ns) / NS_PER_S, 3),
+        "end_s": round((end.t_ns - t0_ns) / NS_PER_S, 3),
+        "peak_frame": event.peak.frame,
+        "score": event.score,
+        "zones": list(event.zones),
+        "kind": event.kind.value,
+    }
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}:{rest:04.1f}"
+
+
+def _print_json(line: dict[str, Any]) -> None:
+    print(json.dumps(line, separators=(",", ":")))
