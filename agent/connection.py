@@ -127,6 +127,8 @@ class Connection:
         self._in_flight: set[int] = set()
         self._acks: list[PubAck] = []
         self._messages: list[Incoming] = []
+        self._asked: dict[int, tuple[str, ...]] = {}
+        self._denied_filters: list[tuple[str, str]] = []
         self._deadline_ns = clock.boot_ns() + round(CONNECT_TIMEOUT_S * NS_PER_S)
         self._progress_ns = clock.boot_ns()
         self._client = self._build_client(client_id, will)
@@ -157,6 +159,7 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         return client
 
     # -- what paho tells
@@ -198,6 +201,13 @@ class Connection:
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         pairs = getattr(message.properties, "UserProperty", ())
         self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain, dict(pairs)))
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        for topic, reason in zip(self._asked.pop(mid, ()), reasons, strict=False):
+            if reason.value >= 0x80:
+                self._denied_filters.append((topic, str(reason).lower()))
 
     # -- what the owner calls
 
@@ -338,10 +348,12 @@ class Connection:
         return 1 + (1 if rest < 128 else 2 if rest < 16_384 else 3 if rest < 2_097_152 else 4) + rest
 
     def subscribe(self, *filters: str, qos: int = 1) -> None:
-        """Ask for topics; messages come by take_messages()."""
-        code, _ = self._client.subscribe([(each, qos) for each in filters])
-        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        """Ask for topics; messages come by take_messages(), filters the broker denies by take_denied()."""
+        code, mid = self._client.subscribe([(each, qos) for each in filters])
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             self._fail(self._lost(code))
+        else:
+            self._asked[mid] = filters
 
     def take_acks(self) -> list[PubAck]:
         acks, self._acks = self._acks, []
@@ -350,6 +362,11 @@ class Connection:
     def take_messages(self) -> list[Incoming]:
         messages, self._messages = self._messages, []
         return messages
+
+    def take_denied(self) -> list[tuple[str, str]]:
+        """Filters that the broker refused to subscribe us to, with its words."""
+        denied, self._denied_filters = self._denied_filters, []
+        return denied
 
     def close(self, *, politely: bool = True) -> None:
         """End it; politely: with a DISCONNECT, so that the will is not sent."""
