@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,14 +143,26 @@ def watch(settings: MqttSettings, filters: list[str], watcher: Watcher, is_over:
 
 
 class Watcher:
-    """Turns messages into lines and keeps account of gaps. No control character of a payload reaches the terminal."""
+    """Turns messages into lines and keeps account of gaps. No control character of a payload reaches the terminal.
+
+    save: where pictures go; clips: the node's own directory of clips, when it is on this machine. told: how many
+    events ended, pictures and clips came.
+    """
 
     def __init__(
-        self, out: Callable[[str], None], *, root: str, save: Path | None = None, as_json: bool = False
+        self,
+        out: Callable[[str], None],
+        *,
+        root: str,
+        save: Path | None = None,
+        clips: Path | None = None,
+        as_json: bool = False,
     ) -> None:
         self._out = out
         self._root = root
+        self.told: Counter[str] = Counter()
         self._save = save
+        self._clips = clips
         self._as_json = as_json
         self._metas: dict[tuple[str, str], MetaMessage] = {}
         self._gaps: dict[tuple[str, str, str], Gaps] = {}
@@ -208,6 +221,7 @@ class Watcher:
         except ValueError as error:
             self._line(key, "", f"{feed}: not understood: {error}")
             return
+        self.told[feed] += not isinstance(value, EventMessage) or value.phase == "end"
         if self._as_json:
             self._emit(key, feed, message, json.loads(message.payload))
         if isinstance(value, Envelope) and not message.retained:
@@ -258,7 +272,8 @@ class Watcher:
     def _clip(self, key: tuple[str, str], clip: ClipMessage) -> None:
         flags = f", {', '.join(clip.flags)}" if clip.flags else ""
         words = f"clip {clip.id}: {clip.duration_s:.1f} s, {clip.bytes / 1e6:.1f} MB, {len(clip.event_ids)} event(s)"
-        self._line(key, clip.time, words + flags + _doubts(clip))
+        file = next(self._clips.rglob(f"*{clip.id}*.mp4"), None) if self._clips else None
+        self._line(key, clip.time, words + flags + _doubts(clip) + (f" -> {file}" if file else ""))
 
     def _loss(self, key: tuple[str, str], loss: LossMessage) -> None:
         self._account(key, loss.epoch).explained(loss.from_seq, loss.to_seq)
@@ -276,6 +291,7 @@ class Watcher:
             if epoch is not None and about.seq.isdecimal():
                 self._count(key, epoch, int(about.seq))
         saved = self._keep(key, message.payload, about)
+        self.told[THUMB] += 1
         if self._as_json:
             content = {"bytes": len(message.payload), "file": str(saved) if saved else None, **message.properties}
             self._emit(key, THUMB, message, content)
