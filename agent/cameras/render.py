@@ -1,0 +1,557 @@
+"""The renderer of the fake camera: a scene and a frame number become planes and their truth. Touches memory only.
+
+A pure function of (scene, seed, frame number): caches hold nothing that could not be made again. Light is
+linear, in codes of 1/1024 of sensor white, until one table turns it into luma.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.cameras import figures
+from agent.cameras.backdrop import draw
+from agent.cameras.figures import Floats, Sprite
+from agent.cameras.planes import Planes, cv2_module
+from agent.cameras.scene import INFRARED_LIGHT, LAMP_SPREAD, Foliage, Scene, cloud_profile
+from agent.model import Box, Plane, SensorReading
+
+CODES = 4096
+WHITE = 1024.0
+_NOISE_SPARE = 96
+_BASE_SENSITIVITY_MS = 10.0  # exposure times gain that shows a well-lit office at the target brightness
+_MAX_EXPOSURE_MS = 33.0
+_MAX_GAIN = 16.0
+_TARGET = 0.17
+_AE_DELAY = 2  # frames between a reading and the first picture taken with it, as on real sensors
+_AE_SETTLE_S = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody in view. box: all pixels that are there because of them, shadow included, in shares."""
+
+    kind: Literal["walker", "sitter"]
+    box: Box
+    is_moving: bool
+    contrast: float
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the picture of one frame shows. light: mean over the picture, 1 a well-lit office."""
+
+    frame: int
+    t_s: float
+    people: tuple[Person, ...]
+    light: float
+    lamps_on: tuple[bool, ...]
+    infrared: bool
+    covered: bool
+    turned: bool
+    frozen: bool
+    raining: bool
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        return tuple(person.box for person in self.people)
+
+    @property
+    def moving_boxes(self) -> tuple[Box, ...]:
+        return tuple(person.box for person in self.people if person.is_moving)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A sprite with its left upper pixel in the picture."""
+
+    sprite: Sprite
+    x: int
+    y: int
+    contrast: float
+    kind: Literal["walker", "sitter"]
+    is_moving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Exposure:
+    """sensitivity: exposure times gain, ms; scale: codes per unit of light times reflectance."""
+
+    exposure_ms: float
+    gain: float
+    scale: float
+
+
+class Renderer:
+    """Renders frames of one scene at one size and rate. Not thread-safe; one frame at a time."""
+
+    def __init__(self, scene: Scene, width: int, height: int, fps: float, seed: int = 0) -> None:
+        self.scene = scene
+        self.width = width
+        self.height = height
+        self.fps = fps
+        self._seed = seed
+        self._cv2 = cv2_module()
+        margin_x = 2 * math.ceil(sum(abs(turn.dx) for turn in scene.turns) * width / 2)
+        margin_y = 2 * math.ceil(sum(abs(turn.dy) for turn in scene.turns) * height / 2)
+        self._backdrop = draw(scene.place, width, height, margin_x, margin_y, seed)
+        view = self._backdrop.light[margin_y : margin_y + height, margin_x : margin_x + width]
+        self._codes_at_base = _TARGET * WHITE / float(view.mean())
+        self._luma = _tone_table()
+        self._pools = [self._pool(lamp.x, lamp.y, lamp.reach) for lamp in scene.lamps]
+        self._infrared_pool = self._pool(0.5, 0.5, 0.75) * np.float32(1 / 0.75) if scene.infrared else None
+        self._foliage = [_Waving(region, width, height, seed + i) for i, region in enumerate(scene.foliage)]
+        self._noise = _Noise(width, height, seed)
+        self._rain = _rain_sheet(width, height, seed) if scene.rain else None
+        self._still: tuple[object, npt.NDArray[np.uint16], Plane] | None = None
+        self._chroma: tuple[object, Plane, Plane] | None = None
+        self._walker = lru_cache(maxsize=48)(figures.walker)
+        self._sitter = lru_cache(maxsize=24)(figures.sitter)
+        self._log_light = lru_cache(maxsize=512)(self._log_light_of)
+
+    def render(self, frame: int) -> tuple[Planes, SensorReading]:
+        """The picture of a frame: y uint8 (h, w), u, v (h/2, w/2), limited range, newly made and writable."""
+        frame = self._shown_frame(frame)
+        t_s = self._time(frame)
+        scene = self.scene
+        exposure = self._exposure(frame)
+        offset = self._offset(t_s)
+        codes, y = self._scenery(t_s, exposure, offset)
+        u, v = self._colours(t_s, exposure, offset)
+        for region in self._foliage:
+            region.wave(codes, y, self._luma, t_s, offset)
+        for placed in self._people(t_s):
+            self._lay(placed, t_s, exposure, codes, y, u, v)
+        level, cover = scene.cover(t_s)
+        if cover is not None:
+            self._cover(level, cover.share, exposure, codes, y, u, v)
+        rain = next((r for r in scene.rain if r.at_s <= t_s < r.at_s + r.for_s), None)
+        if rain is not None and self._rain is not None:
+            self._drop(y, frame, rain.drops)
+        moving = self._offset(self._time(frame + 1))[0] - offset[0]
+        if abs(moving) > 2:
+            y = np.asarray(self._cv2.blur(y, (min(abs(moving), 61), 1)), dtype=np.uint8)
+        self._noise.add(y, u, v, exposure.gain, scene.gain_noise, frame, with_colour=not scene.is_infrared(t_s))
+        reading = SensorReading(
+            exposure_us=round(exposure.exposure_ms * 1000, 1),
+            analogue_gain=round(exposure.gain, 3),
+            colour_gains=(1.0, 1.0) if scene.is_infrared(t_s) else (2.1, 1.6),
+            lux=round(400 * scene.mean_light(t_s), 2),
+        )
+        return Planes(y, u, v), reading
+
+    def truth(self, frame: int) -> Truth:
+        """The truth about a frame without rendering it."""
+        shown = self._shown_frame(frame)
+        t_s = self._time(shown)
+        scene = self.scene
+        people = []
+        for placed in self._people(t_s):
+            sprite = placed.sprite
+            x0, x1 = (min(max(placed.x + x, 0), self.width) for x in (sprite.x0, sprite.x1))
+            y0, y1 = (min(max(placed.y + y, 0), self.height) for y in (sprite.y0, sprite.y1))
+            if x1 > x0 and y1 > y0 and placed.contrast > 0:
+                w, h = self.width, self.height
+                box = Box(x0 / w, y0 / h, (x1 - x0) / w, (y1 - y0) / h)
+                people.append(Person(placed.kind, box, placed.is_moving and shown == frame, placed.contrast))
+        now_s = self._time(frame)
+        return Truth(
+            frame=frame,
+            t_s=now_s,
+            people=tuple(people),
+            light=scene.mean_light(t_s),
+            lamps_on=tuple(level > 0.5 for level in scene.lamp_levels(t_s)),
+            infrared=scene.is_infrared(t_s),
+            covered=scene.cover(t_s)[0] > 0.5,
+            turned=self._offset(t_s) != (0, 0),
+            frozen=scene.frozen_since(now_s) is not None,
+            raining=any(r.at_s <= t_s < r.at_s + r.for_s for r in scene.rain),
+        )
+
+    # --- time and light --------------------------------------------------------------------------------------
+
+    def _time(self, frame: int) -> float:
+        return self.scene.scene_time(frame / self.fps)
+
+    def _shown_frame(self, frame: int) -> int:
+        """The frame whose picture is shown: an earlier one while the picture is frozen."""
+        since = self.scene.frozen_since(self._time(frame))
+        return frame if since is None else frame - math.floor((self._time(frame) - since) * self.fps + 1e-6)
+
+    def _log_light_of(self, frame: int) -> float:
+        return math.log(self.scene.mean_light(self._time(max(frame, 0))))
+
+    def _exposure(self, frame: int) -> _Exposure:
+        """The exposure control: the light of the last frames, smoothed, _AE_DELAY frames late, within the limits."""
+        if self.scene.light_is_constant():
+            log_light = self._log_light(0)
+        else:
+            keep = math.exp(-1 / (_AE_SETTLE_S * self.fps))
+            terms = min(400, math.ceil(5 * _AE_SETTLE_S * self.fps))
+            total = weight_sum = 0.0
+            weight = 1.0
+            for back in range(terms + 1):
+                total += weight * self._log_light(frame - _AE_DELAY - back)
+                weight_sum += weight
+                weight *= keep
+            log_light = total / weight_sum
+        wanted = _BASE_SENSITIVITY_MS / math.exp(log_light)
+        longest = min(_MAX_EXPOSURE_MS, 950 / self.fps)
+        # Steps of 1/24 stop, as sensors have: a settled exposure stays the same, and the picture can be kept.
+        wanted = 2 ** (round(math.log2(wanted) * 24) / 24)
+        sensitivity = min(max(wanted, 0.05), longest * _MAX_GAIN)
+        exposure_ms = min(sensitivity, longest)
+        scale = self._codes_at_base * sensitivity / _BASE_SENSITIVITY_MS
+        return _Exposure(exposure_ms, sensitivity / exposure_ms, scale)
+
+    def _offset(self, t_s: float) -> tuple[int, int]:
+        dx, dy = self.scene.turned_by(t_s)
+        return round(dx * self.width), round(dy * self.height)
+
+    def _pool(self, x: float, y: float, reach: float) -> Floats:
+        """The light of a lamp over the picture, mean LAMP_SPREAD."""
+        xx = (np.arange(self.width, dtype=np.float32)[None, :] / self.width - x) / reach
+        yy = (np.arange(self.height, dtype=np.float32)[:, None] / self.height - y) / reach
+        pool = 0.3 + 0.7 * np.exp(-(xx * xx + yy * yy))
+        return (pool * (LAMP_SPREAD / float(pool.mean()))).astype(np.float32)
+
+    def _illumination(self, t_s: float) -> tuple[float, Floats | None]:
+        """Even light, and what lamps or infrared add per pixel (None: nothing)."""
+        scene = self.scene
+        if self._infrared_pool is not None and scene.is_infrared(t_s):
+            return 0.0, self._infrared_pool * np.float32(INFRARED_LIGHT / LAMP_SPREAD * 0.75)
+        extra: Floats | None = None
+        for lamp, level, pool in zip(scene.lamps, scene.lamp_levels(t_s), self._pools, strict=True):
+            if level > 0:
+                part = pool * np.float32(lamp.brightness * level)
+                extra = part if extra is None else extra + part
+        return scene.ambient(t_s), extra
+
+    def _changing(self, t_s: float) -> Floats | None:
+        """What clouds and mains flicker leave of the light, (h, w) or (h, 1); None for all of it."""
+        scene = self.scene
+        if scene.is_infrared(t_s):
+            return None
+        field: Floats | None = None
+        for cloud, middle in scene.clouds_at(t_s):
+            xs = (np.arange(64, dtype=np.float32) + 0.5) / 64
+            grid = xs[None, :] + 0.25 * ((np.arange(36, dtype=np.float32)[:, None] + 0.5) / 36 - 0.5) - middle
+            shade = (1 - cloud.depth * np.exp(-((2 * grid / cloud.size) ** 4))).astype(np.float32)
+            part = np.asarray(
+                self._cv2.resize(shade, (self.width, self.height), interpolation=self._cv2.INTER_LINEAR), np.float32
+            )
+            field = part if field is None else field * part
+        if scene.flicker > 0:
+            # A rolling shutter reads a row in 1/(1.1 h) of the frame time; light swings at twice the mains frequency.
+            rows = np.arange(self.height, dtype=np.float32)[:, None] / (1.1 * self.height * self.fps)
+            cycles = 2 * scene.mains_hz * (t_s + rows) + 0.013 * self.fps * t_s
+            wave = (1 + scene.flicker * np.cos(2 * math.pi * (cycles - np.floor(cycles)))).astype(np.float32)
+            field = wave if field is None else field * wave
+        return field
+
+    # --- painting --------------------------------------------------------------------------------------------
+
+    def _scenery(
+        self, t_s: float, exposure: _Exposure, offset: tuple[int, int]
+    ) -> tuple[npt.NDArray[np.uint16], Plane]:
+        """The place without people: codes uint16 (h, w), not to be written when cached, and luma, always new."""
+        scene = self.scene
+        even = scene.ambient(t_s)
+        key = (even, scene.lamp_levels(t_s), scene.is_infrared(t_s), exposure.scale, offset)
+        changing = self._changing(t_s)
+        if changing is None and self._still is not None and self._still[0] == key:
+            return self._still[1], self._still[2].copy()
+        backdrop = self._backdrop
+        top, left = backdrop.margin_y + offset[1], backdrop.margin_x + offset[0]
+        light = backdrop.light[top : top + self.height, left : left + self.width]
+        even, extra = self._illumination(t_s)
+        if extra is None:
+            lit = light * np.float32(even * exposure.scale)
+        else:
+            lit = light * ((extra + np.float32(even)) * np.float32(exposure.scale))
+        if changing is not None:
+            lit *= changing
+        codes = np.minimum(lit, CODES - 1).astype(np.uint16)
+        y = self._luma[codes]
+        if changing is None:
+            self._still = (key, codes, y)
+            y = y.copy()
+        return codes, y
+
+    def _colours(self, t_s: float, exposure: _Exposure, offset: tuple[int, int]) -> tuple[Plane, Plane]:
+        scene = self.scene
+        grey = scene.is_infrared(t_s)
+        strength = 0.0 if grey else round(16 / (1 + 0.06 * (exposure.gain - 1))) / 16
+        lamps = 0.0 if grey else sum(scene.lamp_levels(t_s))
+        warm = round(4 * min(1.0, lamps / (lamps + 2 * scene.ambient(t_s) + 1e-6)))
+        key = (strength, warm, offset)
+        if self._chroma is None or self._chroma[0] != key:
+            backdrop = self._backdrop
+            top, left = (backdrop.margin_y + offset[1]) // 2, (backdrop.margin_x + offset[0]) // 2
+            crop = np.s_[top : top + self.height // 2, left : left + self.width // 2]
+            u, v = (
+                np.clip(128 + shift + (plane[crop].astype(np.float32) - 128) * strength, 16, 240).astype(np.uint8)
+                for plane, shift in ((backdrop.u, -warm), (backdrop.v, warm))
+            )
+            self._chroma = (key, u, v)
+        return self._chroma[1].copy(), self._chroma[2].copy()
+
+    def _people(self, t_s: float) -> list[_Placed]:
+        """Everybody at scene time t_s, farthest first."""
+        scene = self.scene
+        dx, dy = self._offset(t_s)
+        found: list[tuple[float, _Placed]] = []
+        for walker in scene.walkers:
+            place = walker.place(t_s)
+            if place is None:
+                continue
+            x, walked, direction = place
+            height = max(8, round(walker.height * self.height))
+            steps = walked * self.width / (0.85 * height)
+            phase = int(steps * figures.GAIT_PHASES) % figures.GAIT_PHASES if direction else 0
+            sprite = self._walker(height, walker.look, phase, direction)
+            left = round(x * self.width) - sprite.foot_x - dx
+            top = round(walker.feet_y * self.height) - sprite.foot_y - dy
+            found.append((walker.feet_y, _Placed(sprite, left, top, walker.contrast, "walker", direction != 0)))
+        for sitter in scene.sitters:
+            if not sitter.at_s <= t_s < sitter.at_s + sitter.for_s:
+                continue
+            height = max(8, round(sitter.height * self.height))
+            busy = sitter.busy * 4
+            nod = round(busy * _wander(t_s, 6.1, self._seed + sitter.look))
+            lean = round(busy * _wander(t_s, 9.7, self._seed + sitter.look + 11))
+            writing = busy * _wander(t_s, 0.9, self._seed + sitter.look + 23)
+            hand = round(writing if _wander(t_s, 13.0, self._seed + 5) > 0.1 else 0)
+            sprite = self._sitter(height, sitter.look, nod, hand, lean)
+            left = round(sitter.x * self.width) - sprite.foot_x - dx
+            top = round(sitter.seat_y * self.height) - sprite.foot_y - dy
+            found.append((sitter.seat_y, _Placed(sprite, left, top, sitter.contrast, "sitter", False)))
+        return [placed for _, placed in sorted(found, key=lambda item: item[0])]
+
+    def _lay(
+        self,
+        placed: _Placed,
+        t_s: float,
+        exposure: _Exposure,
+        codes: npt.NDArray[np.uint16],
+        y: Plane,
+        u: Plane,
+        v: Plane,
+    ) -> None:
+        """Lay a figure over the picture, lit like the place where it stands."""
+        sprite = placed.sprite
+        x0, x1 = max(0, placed.x + sprite.x0), min(self.width, placed.x + sprite.x1)
+        y0, y1 = max(0, placed.y + sprite.y0), min(self.height, placed.y + sprite.y1)
+        if x0 >= x1 or y0 >= y1:
+            return
+        part = np.s_[y0 - placed.y : y1 - placed.y, x0 - placed.x : x1 - placed.x]
+        light = self._light_at(t_s, (x0 + x1) // 2, (y0 + y1) // 2) * exposure.scale
+        alpha = sprite.alpha[part] * np.float32(placed.contrast)
+        under = codes[y0:y1, x0:x1] * (1 - sprite.shadow[part] * np.float32(placed.contrast))
+        mixed = under + alpha * (sprite.light[part] * np.float32(light) - under)
+        y[y0:y1, x0:x1] = self._luma[np.minimum(mixed, CODES - 1).astype(np.uint16)]
+        if self.scene.is_infrared(t_s):
+            return
+        cx, cy = placed.x // 2, placed.y // 2
+        hw, hh = self.width // 2, self.height // 2
+        rows, columns = sprite.alpha_c.shape
+        x0, x1, y0, y1 = max(0, cx), min(hw, cx + columns), max(0, cy), min(hh, cy + rows)
+        if x0 >= x1 or y0 >= y1:
+            return
+        part = np.s_[y0 - cy : y1 - cy, x0 - cx : x1 - cx]
+        alpha = sprite.alpha_c[part] * np.float32(placed.contrast)
+        for plane, own in ((u, sprite.u), (v, sprite.v)):
+            below = plane[y0:y1, x0:x1]
+            below[:] = (below + alpha * (own[part] - below) + np.float32(0.5)).astype(np.uint8)
+
+    def _light_at(self, t_s: float, x: int, y: int) -> float:
+        even, extra = self._illumination_at(t_s, min(x, self.width - 1), min(y, self.height - 1))
+        light = even + extra
+        for cloud, middle in self.scene.clouds_at(t_s):
+            light *= 1 - cloud.depth * cloud_profile(x / self.width - middle, cloud.size)
+        return light
+
+    def _illumination_at(self, t_s: float, x: int, y: int) -> tuple[float, float]:
+        scene = self.scene
+        if self._infrared_pool is not None and scene.is_infrared(t_s):
+            return 0.0, float(self._infrared_pool[y, x]) * INFRARED_LIGHT / LAMP_SPREAD * 0.75
+        extra = sum(
+            float(pool[y, x]) * lamp.brightness * level
+            for lamp, level, pool in zip(scene.lamps, scene.lamp_levels(t_s), self._pools, strict=True)
+        )
+        return scene.ambient(t_s), extra
+
+    def _cover(
+        self,
+        level: float,
+        share: float,
+        exposure: _Exposure,
+        codes: npt.NDArray[np.uint16],
+        y: Plane,
+        u: Plane,
+        v: Plane,
+    ) -> None:
+        """A hand that comes in from the left until it hides share of the picture."""
+        alpha, glow = figures.hand(self.width, self.height)
+        reach = round(self.width * level * min(1.0, share + 0.15))
+        if reach < 2:
+            return
+        hidden = alpha[:, -reach:] if share < 1 else np.maximum(alpha[:, -reach:], np.float32(level * 0.99))
+        under = codes[:, :reach].astype(np.float32)
+        skin = glow[:, :reach] * np.float32(0.03 * exposure.scale)
+        mixed = under + hidden * (skin - under)
+        y[:, :reach] = self._luma[np.minimum(mixed, CODES - 1).astype(np.uint16)]
+        half = reach // 2
+        small = hidden[::2, ::2][: y.shape[0] // 2, :half]
+        for plane, colour in ((u, 118.0), (v, 146.0)):
+            below = plane[:, :half]
+            below[:] = (below + small * (np.float32(colour) - below)).astype(np.uint8)
+
+    def _drop(self, y: Plane, frame: int, drops: int) -> None:
+        assert self._rain is not None
+        count = len(self._rain)
+        for layer in range(max(1, round(drops / 60))):
+            random = _hash(self._seed, frame, 100 + layer)
+            sheet = self._rain[random % count]
+            dx, dy = (random >> 8) % _NOISE_SPARE, (random >> 24) % _NOISE_SPARE
+            self._cv2.add(y, sheet[dy : dy + self.height, dx : dx + self.width], dst=y)
+
+
+class _Waving:
+    """A region of leaves: each point swings on its own small path, made from a few smooth random fields."""
+
+    def __init__(self, region: Foliage, width: int, height: int, seed: int) -> None:
+        self._cv2 = cv2_module()
+        self.x0, self.y0 = max(0, round(region.x * width)), max(0, round(region.y * height))
+        self.x1 = min(width, round((region.x + region.w) * width))
+        self.y1 = min(height, round((region.y + region.h) * height))
+        w, h = max(1, self.x1 - self.x0), max(1, self.y1 - self.y0)
+        rng = np.random.default_rng((seed, 31))
+        self._sway = region.sway * width
+        self._period_s = region.period_s
+        # Still at the region's rim, so that it has no seam.
+        rim = np.minimum(1, 4 * np.minimum(np.linspace(0, 1, h), np.linspace(1, 0, h)))[:, None] * np.minimum(
+            1, 4 * np.minimum(np.linspace(0, 1, w), np.linspace(1, 0, w))
+        )
+        self._fields = [
+            (self._cv2.resize(rng.uniform(-1, 1, (5, 6)), (w, h), interpolation=self._cv2.INTER_CUBIC) * rim).astype(
+                np.float32
+            )
+            for _ in range(3)
+        ]
+        self._xs = np.broadcast_to(np.arange(w, dtype=np.float32)[None, :], (h, w))
+        self._ys = np.broadcast_to(np.arange(h, dtype=np.float32)[:, None], (h, w))
+
+    def wave(self, codes: npt.NDArray[np.uint16], y: Plane, luma: Plane, t_s: float, offset: tuple[int, int]) -> None:
+        if offset != (0, 0) or self.x1 <= self.x0 or self.y1 <= self.y0:
+            return
+        turn = 2 * math.pi * t_s / self._period_s
+        gust = 0.55 + 0.45 * math.sin(turn / 5.3 + 1)
+        weights = (math.sin(turn), math.sin(1.7 * turn + 2), math.sin(2.9 * turn + 4))
+        shift = sum(
+            (
+                np.float32(weight * gust * self._sway) * field
+                for weight, field in zip(weights, self._fields, strict=True)
+            ),
+            start=np.zeros_like(self._xs),
+        )
+        region = codes[self.y0 : self.y1, self.x0 : self.x1]
+        cv2 = self._cv2
+        moved = cv2.remap(
+            region, self._xs + shift, self._ys + 0.4 * shift, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        y[self.y0 : self.y1, self.x0 : self.x1] = luma[moved]
+
+
+class _Noise:
+    """Sensor noise from sheets that are shifted at random from frame to frame."""
+
+    def __init__(self, width: int, height: int, seed: int) -> None:
+        cv2 = cv2_module()
+        self._cv2 = cv2
+        rng = np.random.default_rng((seed, 9))
+        size = (height + _NOISE_SPARE, width + _NOISE_SPARE)
+        fine = rng.standard_normal(size).astype(np.float32)
+        # A camera's own noise reduction leaves grains larger than a pixel.
+        coarse = cv2.GaussianBlur(rng.standard_normal(size).astype(np.float32), (0, 0), 1.0)
+        sheet = 0.8 * fine + 0.6 * coarse / max(float(coarse.std()), 1e-6)
+        self._sheet = (sheet / float(sheet.std())).astype(np.float32)
+        self._seed = seed
+        self._made: dict[int, tuple[Plane, Plane]] = {}
+
+    def add(
+        self, y: Plane, u: Plane, v: Plane, gain: float, strength: float, frame: int, *, with_colour: bool
+    ) -> None:
+        """Noise of about 1.2 levels at gain 1, growing with the root of the gain, onto the planes in place."""
+        eighths = round(8 * 1.2 * strength * math.sqrt(gain))
+        if not eighths:
+            return
+        self._onto(y, eighths, frame, 1)
+        if with_colour:
+            self._onto(u, max(1, eighths // 2), frame, 2)
+            self._onto(v, max(1, eighths // 2), frame, 3)
+
+    def _onto(self, plane: Plane, eighths: int, frame: int, stream: int) -> None:
+        random = _hash(self._seed, frame, stream)
+        dy, dx = random % _NOISE_SPARE, (random >> 16) % _NOISE_SPARE
+        crop = np.s_[dy : dy + plane.shape[0], dx : dx + plane.shape[1]]
+        up, down = self._levels(eighths)
+        self._cv2.add(plane, up[crop], dst=plane)
+        self._cv2.subtract(plane, down[crop], dst=plane)
+
+    def _levels(self, eighths: int) -> tuple[Plane, Plane]:
+        """The positive and the negative half of the sheet in whole levels: two saturating passes are the cheapest."""
+        if eighths not in self._made:
+            if len(self._made) >= 12:
+                self._made.pop(next(iter(self._made)))
+            levels = np.rint(self._sheet * (eighths / 8)).astype(np.int16)
+            up, down = np.clip(levels, 0, 255).astype(np.uint8), np.clip(-levels, 0, 255).astype(np.uint8)
+            self._made[eighths] = (up, down)
+        return self._made[eighths]
+
+
+def _tone_table() -> Plane:
+    """Linear codes to limited-range luma: a shoulder that saves highlights, then gamma 1/2.2 (after BT.709)."""
+    light = np.arange(CODES, dtype=np.float64) / WHITE
+    shown = np.power((1 - np.exp(-1.9 * light)) / (1 - math.exp(-1.9 * (CODES - 1) / WHITE)), 1 / 2.2)
+    return np.rint(16 + 219 * shown).astype(np.uint8)
+
+
+def _rain_sheet(width: int, height: int, seed: int) -> list[Plane]:
+    """Sheets with about 60 streaks per picture each, brightness to be added."""
+    cv2 = cv2_module()
+    rng = np.random.default_rng((seed, 55))
+    sheets = []
+    for _ in range(8):
+        sheet = np.zeros((height + _NOISE_SPARE, width + _NOISE_SPARE), dtype=np.uint8)
+        for _ in range(60):
+            x, y = rng.uniform(0, sheet.shape[1]), rng.uniform(-0.1, 1) * sheet.shape[0]
+            length = rng.uniform(0.03, 0.13) * height
+            bright = int(rng.uniform(12, 46))
+            end = (int(x + 0.12 * length), int(y + length))
+            cv2.line(sheet, (int(x), int(y)), end, bright, max(1, round(height / 400)), cv2.LINE_AA)
+        sheets.append(np.asarray(cv2.blur(sheet, (1, max(1, height // 90))), dtype=np.uint8))
+    return sheets
+
+
+def _wander(t_s: float, period_s: float, seed: int) -> float:
+    """A smooth random walk between -1 and 1 that takes about period_s from one whim to the next."""
+    step = t_s / period_s
+    whole = math.floor(step)
+    part = step - whole
+    part = part * part * (3 - 2 * part)
+    a, b = ((_hash(seed, whole + i, 7) % 2001) / 1000 - 1 for i in (0, 1))
+    return a + (b - a) * part
+
+
+def _hash(seed: int, frame: int, stream: int) -> int:
+    """64 well-mixed bits of three numbers (SplitMix64's finaliser)."""
+    x = (seed * 0x9E3779B97F4A7C15 + frame * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) & (1 << 64) - 1
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (1 << 64) - 1
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (1 << 64) - 1
+    return x ^ (x >> 31)
