@@ -35,7 +35,7 @@ _HINTS = {
 }
 
 
-class StorageRefusal(StorageError):
+class DirectoryRefusedError(StorageError):
     """The directory must not be used as it is (wrong disk, second agent, no permission): a human has to look."""
 
 
@@ -51,8 +51,12 @@ class OpenFile:
 def storage_error(operation: str, thing: object, cause: OSError) -> StorageError:
     """cause as a StorageError with the hint that belongs to its errno."""
     hint = _HINTS.get(cause.errno or 0, "")
-    kind = StorageRefusal if cause.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR) else StorageError
+    kind = DirectoryRefusedError if cause.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR) else StorageError
     return kind(operation, thing, cause, hint=hint)
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 class Disk:
@@ -122,7 +126,7 @@ class Disk:
             finally:
                 os.close(descriptor)
 
-    def unlink(self, path: Path) -> None:
+    def remove(self, path: Path) -> None:
         """Remove path; one that is gone already is as wanted. Durable after sync_directory."""
         with self.guard("delete", path):
             path.unlink(missing_ok=True)
@@ -140,7 +144,7 @@ class Disk:
     def write_whole(self, path: Path, data: bytes) -> None:
         """path holds data, durable, all or nothing: beside it first, then renamed over it."""
         beside = path.with_name(path.name + ".new")
-        self.unlink(beside)
+        self.remove(beside)
         file = self.create(beside)
         try:
             self.append(file, data)
@@ -167,10 +171,11 @@ class Disk:
             except FileNotFoundError:
                 return None
 
-    def names(self, path: Path) -> list[str]:
-        """Names of the plain files in directory path, sorted."""
+    def sizes(self, path: Path) -> dict[str, int]:
+        """The plain files in directory path and their bytes, sorted by name."""
         with self.guard("list", path), os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+            plain = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+            return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in sorted(plain, key=_name)}
 
     def free_bytes(self, path: Path) -> int:
         """What this user may still write to the file system of path."""
@@ -179,14 +184,14 @@ class Disk:
             return figures.f_bavail * figures.f_frsize
 
     def lock(self, path: Path) -> OpenFile:
-        """Hold path exclusively until closed (or the process ends). StorageRefusal if another process holds it."""
+        """Hold path exclusively until closed or the process ends; DirectoryRefusedError if another has it."""
         with self.guard("lock", path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 os.close(descriptor)
-                raise StorageRefusal(
+                raise DirectoryRefusedError(
                     "lock",
                     path,
                     "another camera-agent uses this directory",

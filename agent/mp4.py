@@ -70,12 +70,13 @@ class FragmentMuxer:
         try:
             # options go to the muxer; opened by content, so that a wrong codec name is found here
             with av.open(io.BytesIO(first_key.data), format=first_key.codec) as source:
-                self._output: Any = av.open(self._collector, "w", format="mp4", options=_OPTIONS)
+                output: Any = av.open(self._collector, "w", format="mp4", options=_OPTIONS)
                 template = source.streams.video[0]
-                if hasattr(self._output, "add_stream_from_template"):
-                    self._stream = self._output.add_stream_from_template(template)
+                if hasattr(output, "add_stream_from_template"):
+                    self._stream = output.add_stream_from_template(template)
                 else:  # PyAV < 14
-                    self._stream = self._output.add_stream(template=template)
+                    self._stream = output.add_stream(template=template)
+                self._output = output
         except (av.FFmpegError, IndexError) as error:
             raise StorageError("mux", f"{first_key.codec} stream", _words(error)) from error
         self._stream.time_base = Fraction(1, TIMESCALE)
@@ -153,9 +154,13 @@ class Scan:
     is_sealed: bool
 
 
-def scan(reader: BinaryIO) -> Scan:
-    """Walk the boxes of reader and check the seals. Reads all of it, a unit at a time. Raises OSError."""
+def scan(reader: BinaryIO, limit: int | None = None) -> Scan:
+    """Walk the boxes of reader and check the seals. Reads all of it, 1 MB at a time. Raises OSError.
+
+    limit: what lies behind this offset is not believed (an fsync of it failed).
+    """
     size = reader.seek(0, io.SEEK_END)
+    end = size if limit is None else min(size, limit)
     position = whole = loose_whole = fragments = loose_fragments = pending = crc = 0
     notes: list[bytes] = []
     is_sealed = False
@@ -167,7 +172,7 @@ def scan(reader: BinaryIO) -> Scan:
         length, kind = struct.unpack_from(">I4s", head)
         if length == 1 and len(head) == 16:
             length = struct.unpack_from(">Q", head, 8)[0]
-        if length < 8 or kind not in _BOXES or position + length > size:
+        if length < 8 or kind not in _BOXES or position + length > end:
             break
         if kind == b"free" and length >= 16 and head[8:12] == _SEAL_TAG:
             note = reader.read(length - 16)

@@ -19,3 +19,11 @@ def new_ulid(wall_ms: int, randomness: int | None = None) -> str:
 def is_ulid(text: str) -> bool:
     """Whether text is a ULID in canonical form; ids from outside are checked with this before they touch a path."""
     return _PATTERN.fullmatch(text) is not None
+
+
+def wall_ms_of(ulid: str) -> int:
+    """UNIX milliseconds of a canonical ULID."""
+    value = 0
+    for letter in ulid[:10]:
+        value = value * 32 + _ALPHABET.index(letter)
+    return value
