@@ -118,6 +118,7 @@ class Link:
         self._denied: dict[str, str] = {}
         self._told: tuple[str, tuple[str, ...]] | None = None
         self._has_lasts = False
+        self._epoch_is_checked = False
         self._newest = dict.fromkeys(_LAST, 0)
         self._takeovers_ns: deque[int] = deque(maxlen=TAKEOVERS)
         self._silent_closes = 0
@@ -132,6 +133,7 @@ class Link:
         if rang or now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + round(LOOK_S * NS_PER_S)
             self._delivery.look()
+            self._epoch_is_checked = False
         if self._connection is None and now_ns >= self._next_try_ns:
             self._connect(now_ns)
         if self._connection is None:
@@ -362,7 +364,7 @@ class Link:
         try:
             row = self._delivery.next(self._outbox, self._clock.boot_ns())
         except StorageError as error:
-            log.info("outbox: %s", error)
+            log.debug("outbox: %s", error)
             self._drop_outbox()
             return False
         if row is None:
@@ -442,11 +444,9 @@ class Link:
         try:
             if self._outbox is None:
                 self._outbox = self._make_outbox()
-                epoch = self._outbox.epoch
-                if self._epoch not in ("", epoch):
-                    self._delivery.forget()
-                    self._newest = dict.fromkeys(_LAST, 0)
-                self._epoch = epoch
+                self._epoch_is_checked = False
+            if not self._epoch_is_checked:
+                self._enter_epoch(self._outbox.epoch)
             if not self._has_lasts:
                 for row in (self._outbox.newest_event(), self._outbox.newest_thumb()):
                     if row is not None:
@@ -456,6 +456,18 @@ class Link:
         except StorageError as error:
             log.debug("outbox: %s", error)
             self._drop_outbox()
+
+    def _enter_epoch(self, epoch: str) -> None:
+        """A ledger that was born anew numbers other messages: answers to the old ones mean nothing any more."""
+        if self._epoch not in ("", epoch):
+            log.warning("the ledger is a new one: epoch %s after %s", epoch, self._epoch)
+            self._delivery.forget()
+            self._sent = {mid: sent for mid, sent in self._sent.items() if sent.row is None}
+            self._suspect = (0, 0)
+            self._newest = dict.fromkeys(_LAST, 0)
+            self._has_lasts = False
+        self._epoch = epoch
+        self._epoch_is_checked = True
 
     def _drop_outbox(self) -> None:
         outbox, self._outbox = self._outbox, None
@@ -480,8 +492,10 @@ class Link:
             else "",
         )
         if status != self.status:
-            if connected and status.trouble != self.status.trouble:
-                log.warning("%s", status.trouble) if status.trouble else log.info("the broker takes everything again")
+            if connected and status.trouble and status.trouble != self.status.trouble:
+                log.warning("%s", status.trouble)
+            elif connected and self.status.connected and self.status.trouble and not status.trouble:
+                log.info("the broker takes everything again")
             self.status = status
 
     def _trouble(self, connected: bool) -> str:

@@ -147,11 +147,13 @@ class Subscriber:
         *,
         user: tuple[str, str] | None = None,
         session: str | None = None,
+        qos: int = 1,
         version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5,
     ) -> None:
         """session: client id of a persistent session (it keeps messages while away)."""
         self.messages: list[Received] = []
         self._topic = topic
+        self._qos = qos
         self._ready = threading.Event()
         self._news = threading.Condition()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=session or "", protocol=version)
@@ -171,7 +173,7 @@ class Subscriber:
         assert self._ready.wait(DEADLINE_S), "the subscription was not answered"
 
     def _on_connect(self, client: paho.Client, *_: object) -> None:
-        client.subscribe(self._topic, qos=1)
+        client.subscribe(self._topic, qos=self._qos)
 
     def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         with self._news:
