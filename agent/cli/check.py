@@ -105,7 +105,7 @@ def check_disk(settings: Settings) -> Finding:
         finally:
             disk.close(file)
     finally:
-        disk.unlink(path)
+        disk.remove(path)
     words = f"{directory}: {free_mb:,.0f} MB free, slowest of {SYNC_ROUNDS} syncs {slowest_s * 1000:.0f} ms"
     wanted_mb = settings.clips.budget_mb + settings.clips.min_free_mb
     if free_mb < settings.clips.min_free_mb:
@@ -177,10 +177,15 @@ def client_id(settings: Settings) -> str:
 def _try_broker(settings: Settings, connection: Connection) -> Finding:
     topics = Topics(settings.mqtt.root, settings.node.site, settings.node.id)
     acks: list[PubAck] = []
+
+    def is_answered() -> bool:
+        acks.extend(connection.take_acks())
+        return bool(acks)
+
     try:
         _step_until(connection, lambda: connection.ready)
         connection.publish(topics.at("check"), b"camera-agent check")
-        _step_until(connection, lambda: acks.extend(connection.take_acks()) or bool(acks))
+        _step_until(connection, is_answered)
     finally:
         connection.close()
     if acks[0].code >= REFUSED:
