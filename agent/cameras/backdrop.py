@@ -105,6 +105,9 @@ def _shaded(colour: Colour, by: float) -> Colour:
     return b, g, r
 
 
+_SPINES = ((60, 60, 150), (140, 90, 40), (60, 120, 70), (50, 140, 170), (90, 90, 95), (170, 170, 160))
+
+
 def _books(brush: _Brush, x0: float, x1: float, y0: float, y1: float) -> None:
     x = x0
     while x < x1 - 0.01:

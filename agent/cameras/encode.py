@@ -46,6 +46,8 @@ class H264Encoder:
                 "tune": "zerolatency",
                 "maxrate": rate,
                 "bufsize": rate,
+                # Still pictures need not be better than this, or a low frame rate fills the bitrate with noise.
+                "qmin": "18",
                 "forced-idr": "1",
                 # Keyframes come when we ask (by time, since recordings may have uneven frames), never by themselves.
                 "g": "1000000",

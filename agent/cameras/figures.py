@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -83,7 +84,7 @@ class _Pen:
     def limb(self, points: list[tuple[float, float]], thick: float, colour: tuple[int, int, int]) -> None:
         cv2 = self._cv2
         width = max(1, round(thick * self.scale))
-        for a, b in zip(points, points[1:], strict=False):
+        for a, b in itertools.pairwise(points):
             cv2.line(self.bgr, self._at(*a), self._at(*b), colour, width, cv2.LINE_AA, 4)
             cv2.line(self.mask, self._at(*a), self._at(*b), 255, width, cv2.LINE_AA, 4)
 
@@ -223,14 +224,12 @@ def sitter(height: int, look: int, nod: int, hand: int, lean: int) -> Sprite:
 
 @cache
 def hand(width: int, height: int) -> tuple[Floats, Floats]:
-    """A hand before the lens, far out of focus: how much it hides (h, w), and what it lets through of red light."""
+    """A hand before the lens, far out of focus: where its edge lies in each row (h, 1), in pixels from its mean,
+    and how unevenly light comes through it (h, w)."""
     cv2 = cv2_module()
-    small = np.zeros((45, 80), dtype=np.float32)
-    cv2.rectangle(small, (-10, 8), (52, 50), 1.0, -1)
-    for finger, top in enumerate((6, 2, 1, 5)):
-        cv2.line(small, (14 + 14 * finger, 40), (22 + 15 * finger, top), 1.0, 13)
-    small = cv2.GaussianBlur(small, (0, 0), 4)
-    alpha = np.clip(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC) * 1.3, 0, 1)
-    grain = np.random.default_rng(5).standard_normal((23, 40)).astype(np.float32)
-    glow = 0.5 + 0.5 * (1 - alpha) + 0.12 * cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
-    return alpha.astype(np.float32), np.clip(glow, 0.1, 1.5).astype(np.float32)
+    rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    edge = 0.05 * np.cos(2 * math.pi * 4 * rows + 0.6) - 0.12 * (rows - 0.45) ** 2
+    grain = np.random.default_rng(5).standard_normal((4, 6)).astype(np.float32)
+    glow = 1 + 0.2 * cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
+    glow *= 1 + 0.5 * np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    return (edge * width).astype(np.float32), np.clip(glow, 0.1, 2).astype(np.float32)

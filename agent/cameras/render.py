@@ -18,12 +18,12 @@ from agent.cameras import figures
 from agent.cameras.backdrop import draw
 from agent.cameras.figures import Floats, Sprite
 from agent.cameras.planes import Planes, cv2_module
-from agent.cameras.scene import INFRARED_LIGHT, LAMP_SPREAD, Foliage, Scene, cloud_profile
+from agent.cameras.scene import INFRARED_LIGHT, LAMP_SPREAD, Scene, cloud_profile
+from agent.cameras.weather import Raindrops, SensorNoise, WavingLeaves, wander
 from agent.model import Box, Plane, SensorReading
 
 CODES = 4096
 WHITE = 1024.0
-_NOISE_SPARE = 96
 _BASE_SENSITIVITY_MS = 10.0  # exposure times gain that shows a well-lit office at the target brightness
 _MAX_EXPOSURE_MS = 33.0
 _MAX_GAIN = 16.0
@@ -105,9 +105,9 @@ class Renderer:
         self._luma = _tone_table()
         self._pools = [self._pool(lamp.x, lamp.y, lamp.reach) for lamp in scene.lamps]
         self._infrared_pool = self._pool(0.5, 0.5, 0.75) * np.float32(1 / 0.75) if scene.infrared else None
-        self._foliage = [_Waving(region, width, height, seed + i) for i, region in enumerate(scene.foliage)]
-        self._noise = _Noise(width, height, seed)
-        self._rain = _rain_sheet(width, height, seed) if scene.rain else None
+        self._foliage = [WavingLeaves(region, width, height, seed + i) for i, region in enumerate(scene.foliage)]
+        self._noise = SensorNoise(width, height, seed)
+        self._rain = Raindrops(width, height, seed) if scene.rain else None
         self._still: tuple[object, npt.NDArray[np.uint16], Plane] | None = None
         self._chroma: tuple[object, Plane, Plane] | None = None
         self._walker = lru_cache(maxsize=48)(figures.walker)
@@ -129,10 +129,10 @@ class Renderer:
             self._lay(placed, t_s, exposure, codes, y, u, v)
         level, cover = scene.cover(t_s)
         if cover is not None:
-            self._cover(level, cover.share, exposure, codes, y, u, v)
+            self._cover(level, cover.share, exposure, y, u, v)
         rain = next((r for r in scene.rain if r.at_s <= t_s < r.at_s + r.for_s), None)
         if rain is not None and self._rain is not None:
-            self._drop(y, frame, rain.drops)
+            self._rain.drop(y, frame, rain.drops)
         moving = self._offset(self._time(frame + 1))[0] - offset[0]
         if abs(moving) > 2:
             y = np.asarray(self._cv2.blur(y, (min(abs(moving), 61), 1)), dtype=np.uint8)
@@ -323,10 +323,10 @@ class Renderer:
                 continue
             height = max(8, round(sitter.height * self.height))
             busy = sitter.busy * 4
-            nod = round(busy * _wander(t_s, 6.1, self._seed + sitter.look))
-            lean = round(busy * _wander(t_s, 9.7, self._seed + sitter.look + 11))
-            writing = busy * _wander(t_s, 0.9, self._seed + sitter.look + 23)
-            hand = round(writing if _wander(t_s, 13.0, self._seed + 5) > 0.1 else 0)
+            nod = round(busy * wander(t_s, 6.1, self._seed + sitter.look))
+            lean = round(busy * wander(t_s, 9.7, self._seed + sitter.look + 11))
+            writing = busy * wander(t_s, 0.9, self._seed + sitter.look + 23)
+            hand = round(writing if wander(t_s, 13.0, self._seed + 5) > 0.1 else 0)
             sprite = self._sitter(height, sitter.look, nod, hand, lean)
             left = round(sitter.x * self.width) - sprite.foot_x - dx
             top = round(sitter.seat_y * self.height) - sprite.foot_y - dy
@@ -391,167 +391,28 @@ class Renderer:
         level: float,
         share: float,
         exposure: _Exposure,
-        codes: npt.NDArray[np.uint16],
         y: Plane,
         u: Plane,
         v: Plane,
     ) -> None:
         """A hand that comes in from the left until it hides share of the picture."""
-        alpha, glow = figures.hand(self.width, self.height)
-        reach = round(self.width * level * min(1.0, share + 0.15))
-        if reach < 2:
-            return
-        hidden = alpha[:, -reach:] if share < 1 else np.maximum(alpha[:, -reach:], np.float32(level * 0.99))
-        under = codes[:, :reach].astype(np.float32)
-        skin = glow[:, :reach] * np.float32(0.03 * exposure.scale)
-        mixed = under + hidden * (skin - under)
-        y[:, :reach] = self._luma[np.minimum(mixed, CODES - 1).astype(np.uint16)]
-        half = reach // 2
-        small = hidden[::2, ::2][: y.shape[0] // 2, :half]
-        for plane, colour in ((u, 118.0), (v, 146.0)):
-            below = plane[:, :half]
-            below[:] = (below + small * (np.float32(colour) - below)).astype(np.uint8)
-
-    def _drop(self, y: Plane, frame: int, drops: int) -> None:
-        assert self._rain is not None
-        count = len(self._rain)
-        for layer in range(max(1, round(drops / 60))):
-            random = _hash(self._seed, frame, 100 + layer)
-            sheet = self._rain[random % count]
-            dx, dy = (random >> 8) % _NOISE_SPARE, (random >> 24) % _NOISE_SPARE
-            self._cv2.add(y, sheet[dy : dy + self.height, dx : dx + self.width], dst=y)
-
-
-class _Waving:
-    """A region of leaves: each point swings on its own small path, made from a few smooth random fields."""
-
-    def __init__(self, region: Foliage, width: int, height: int, seed: int) -> None:
-        self._cv2 = cv2_module()
-        self.x0, self.y0 = max(0, round(region.x * width)), max(0, round(region.y * height))
-        self.x1 = min(width, round((region.x + region.w) * width))
-        self.y1 = min(height, round((region.y + region.h) * height))
-        w, h = max(1, self.x1 - self.x0), max(1, self.y1 - self.y0)
-        rng = np.random.default_rng((seed, 31))
-        self._sway = region.sway * width
-        self._period_s = region.period_s
-        # Still at the region's rim, so that it has no seam.
-        rim = np.minimum(1, 4 * np.minimum(np.linspace(0, 1, h), np.linspace(1, 0, h)))[:, None] * np.minimum(
-            1, 4 * np.minimum(np.linspace(0, 1, w), np.linspace(1, 0, w))
-        )
-        self._fields = [
-            (self._cv2.resize(rng.uniform(-1, 1, (5, 6)), (w, h), interpolation=self._cv2.INTER_CUBIC) * rim).astype(
-                np.float32
-            )
-            for _ in range(3)
-        ]
-        self._xs = np.broadcast_to(np.arange(w, dtype=np.float32)[None, :], (h, w))
-        self._ys = np.broadcast_to(np.arange(h, dtype=np.float32)[:, None], (h, w))
-
-    def wave(self, codes: npt.NDArray[np.uint16], y: Plane, luma: Plane, t_s: float, offset: tuple[int, int]) -> None:
-        if offset != (0, 0) or self.x1 <= self.x0 or self.y1 <= self.y0:
-            return
-        turn = 2 * math.pi * t_s / self._period_s
-        gust = 0.55 + 0.45 * math.sin(turn / 5.3 + 1)
-        weights = (math.sin(turn), math.sin(1.7 * turn + 2), math.sin(2.9 * turn + 4))
-        shift = sum(
-            (
-                np.float32(weight * gust * self._sway) * field
-                for weight, field in zip(weights, self._fields, strict=True)
-            ),
-            start=np.zeros_like(self._xs),
-        )
-        region = codes[self.y0 : self.y1, self.x0 : self.x1]
-        cv2 = self._cv2
-        moved = cv2.remap(
-            region, self._xs + shift, self._ys + 0.4 * shift, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        y[self.y0 : self.y1, self.x0 : self.x1] = luma[moved]
-
-
-class _Noise:
-    """Sensor noise from sheets that are shifted at random from frame to frame."""
-
-    def __init__(self, width: int, height: int, seed: int) -> None:
-        cv2 = cv2_module()
-        self._cv2 = cv2
-        rng = np.random.default_rng((seed, 9))
-        size = (height + _NOISE_SPARE, width + _NOISE_SPARE)
-        fine = rng.standard_normal(size).astype(np.float32)
-        # A camera's own noise reduction leaves grains larger than a pixel.
-        coarse = cv2.GaussianBlur(rng.standard_normal(size).astype(np.float32), (0, 0), 1.0)
-        sheet = 0.8 * fine + 0.6 * coarse / max(float(coarse.std()), 1e-6)
-        self._sheet = (sheet / float(sheet.std())).astype(np.float32)
-        self._seed = seed
-        self._made: dict[int, tuple[Plane, Plane]] = {}
-
-    def add(
-        self, y: Plane, u: Plane, v: Plane, gain: float, strength: float, frame: int, *, with_colour: bool
-    ) -> None:
-        """Noise of about 1.2 levels at gain 1, growing with the root of the gain, onto the planes in place."""
-        eighths = round(8 * 1.2 * strength * math.sqrt(gain))
-        if not eighths:
-            return
-        self._onto(y, eighths, frame, 1)
-        if with_colour:
-            self._onto(u, max(1, eighths // 2), frame, 2)
-            self._onto(v, max(1, eighths // 2), frame, 3)
-
-    def _onto(self, plane: Plane, eighths: int, frame: int, stream: int) -> None:
-        random = _hash(self._seed, frame, stream)
-        dy, dx = random % _NOISE_SPARE, (random >> 16) % _NOISE_SPARE
-        crop = np.s_[dy : dy + plane.shape[0], dx : dx + plane.shape[1]]
-        up, down = self._levels(eighths)
-        self._cv2.add(plane, up[crop], dst=plane)
-        self._cv2.subtract(plane, down[crop], dst=plane)
-
-    def _levels(self, eighths: int) -> tuple[Plane, Plane]:
-        """The positive and the negative half of the sheet in whole levels: two saturating passes are the cheapest."""
-        if eighths not in self._made:
-            if len(self._made) >= 12:
-                self._made.pop(next(iter(self._made)))
-            levels = np.rint(self._sheet * (eighths / 8)).astype(np.int16)
-            up, down = np.clip(levels, 0, 255).astype(np.uint8), np.clip(-levels, 0, 255).astype(np.uint8)
-            self._made[eighths] = (up, down)
-        return self._made[eighths]
+        edge, glow = figures.hand(self.width, self.height)
+        soft = 0.14 * self.width
+        # Far enough that a whole cover leaves no edge in sight.
+        reach = level * (share * self.width + (2 * soft if share >= 1 else 0)) - soft / 2
+        columns = np.arange(self.width, dtype=np.float32)[None, :]
+        hidden = np.clip((np.float32(reach) + edge - columns) / np.float32(soft) + np.float32(0.5), 0, 1)
+        skin = glow * np.float32(0.006 * exposure.scale)
+        dark = self._luma[np.minimum(skin, CODES - 1).astype(np.uint16)]
+        y[:] = (y + hidden * (dark.astype(np.float32) - y)).astype(np.uint8)
+        small = hidden[::2, ::2]
+        for plane, colour in ((u, 121.0), (v, 140.0)):
+            plane[:] = (plane + small * (np.float32(colour) - plane)).astype(np.uint8)
 
 
 def _tone_table() -> Plane:
     """Linear codes to limited-range luma: a shoulder that saves highlights, then gamma 1/2.2 (after BT.709)."""
     light = np.arange(CODES, dtype=np.float64) / WHITE
     shown = np.power((1 - np.exp(-1.9 * light)) / (1 - math.exp(-1.9 * (CODES - 1) / WHITE)), 1 / 2.2)
-    return np.rint(16 + 219 * shown).astype(np.uint8)
-
-
-def _rain_sheet(width: int, height: int, seed: int) -> list[Plane]:
-    """Sheets with about 60 streaks per picture each, brightness to be added."""
-    cv2 = cv2_module()
-    rng = np.random.default_rng((seed, 55))
-    sheets = []
-    for _ in range(8):
-        sheet = np.zeros((height + _NOISE_SPARE, width + _NOISE_SPARE), dtype=np.uint8)
-        for _ in range(60):
-            x, y = rng.uniform(0, sheet.shape[1]), rng.uniform(-0.1, 1) * sheet.shape[0]
-            length = rng.uniform(0.03, 0.13) * height
-            bright = int(rng.uniform(12, 46))
-            end = (int(x + 0.12 * length), int(y + length))
-            cv2.line(sheet, (int(x), int(y)), end, bright, max(1, round(height / 400)), cv2.LINE_AA)
-        sheets.append(np.asarray(cv2.blur(sheet, (1, max(1, height // 90))), dtype=np.uint8))
-    return sheets
-
-
-def _wander(t_s: float, period_s: float, seed: int) -> float:
-    """A smooth random walk between -1 and 1 that takes about period_s from one whim to the next."""
-    step = t_s / period_s
-    whole = math.floor(step)
-    part = step - whole
-    part = part * part * (3 - 2 * part)
-    a, b = ((_hash(seed, whole + i, 7) % 2001) / 1000 - 1 for i in (0, 1))
-    return a + (b - a) * part
-
-
-def _hash(seed: int, frame: int, stream: int) -> int:
-    """64 well-mixed bits of three numbers (SplitMix64's finaliser)."""
-    x = (seed * 0x9E3779B97F4A7C15 + frame * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) & (1 << 64) - 1
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (1 << 64) - 1
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (1 << 64) - 1
-    return x ^ (x >> 31)
+    table: Plane = np.rint(16 + 219 * shown).astype(np.uint8)
+    return table

@@ -110,7 +110,7 @@ BUILT_IN: dict[str, Scene] = {
         Scene(
             "garden",
             "garden",
-            "Leaves wave in the wind; somebody walks up the path at 12 s.",
+            "Leaves wave in the wind; somebody crosses the garden at 12 s.",
             period_s=45,
             light=2.5,
             foliage=_LEAVES,
