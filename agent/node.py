@@ -43,7 +43,7 @@ LINK_FAREWELL_S = 2.0
 
 
 class Stage(Protocol):
-    def step(self, wait_s: float) -> None: ...
+    def step(self, wait_s: float) -> object: ...
 
 
 class RingAndSlot:

@@ -356,7 +356,7 @@ class Watcher:
 def _doubts(message: Envelope) -> str:
     words = [
         *(["late"] if message.late else []),
-        *([] if message.clock_synced else ["its clock is not synchronised"]),
+        *([] if message.clock_synced else ["clock unsure"]),
     ]
     return f" ({', '.join(words)})" if words else ""
 
