@@ -6,7 +6,7 @@ Stepped by main with the time in its hand; touches the camera only.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.camera import Camera, CameraSink
 from agent.errors import CameraError
@@ -20,10 +20,13 @@ LONGEST_RETRY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class CameraState:
-    """running: frames arrive, as far as is known. trouble: why not, in one line. ended: a recording is over."""
+    """running: frames came since the last start, and still do. trouble: why not, in one line; empty at first.
+
+    ended: a recording is over.
+    """
 
     running: bool = False
-    trouble: str = "not started yet"
+    trouble: str = ""
     starts: int = 0
     ended: bool = False
 
@@ -56,6 +59,7 @@ class CameraKeeper:
         self._silence_ns = round(silence_s * NS_PER_S)
         self._retry_s = FIRST_RETRY_S
         self._next_try_ns = 0
+        self._is_started = False
         self._started_ns = 0
         self.info: StreamInfo | None = None
         self.state = CameraState()
@@ -72,44 +76,46 @@ class CameraKeeper:
         """Look at the camera once and do what is due. now_ns: boot clock."""
         if self.state.ended:
             return self.state
-        if not self.state.running:
+        if not self._is_started:
             if now_ns >= self._next_try_ns:
                 self._start(now_ns)
         elif self._camera.ended():
             log.info("the recording has ended after %d frames", self._arrivals.frames)
-            self.state = CameraState(False, "the recording has ended", self.state.starts, ended=True)
+            self.state = replace(self.state, running=False, trouble="the recording has ended", ended=True)
         elif (fault := self._camera.fault()) is not None:
             self._lose(str(fault), now_ns)
         elif (silent := self._silent_stream(now_ns)) is not None:
             self._lose(f"no {silent} for {self._silence_ns / NS_PER_S:g} s", now_ns)
-        elif self._arrivals.last_frame_ns is not None:
+        elif not self.state.running and self._arrivals.last_frame_ns is not None:
+            self.state = replace(self.state, running=True, trouble="")
             self._retry_s = FIRST_RETRY_S
         return self.state
 
     def stop(self) -> None:
         self._camera.stop()
-        if self.state.running:
-            self.state = CameraState(False, "stopped", self.state.starts)
+        self._is_started = False
+        self.state = replace(self.state, running=False)
 
     def _start(self, now_ns: int) -> None:
         self._arrivals.last_frame_ns = self._arrivals.last_packet_ns = None
-        starts = self.state.starts + 1
+        self.state = replace(self.state, starts=self.state.starts + 1)
         try:
             self.info = self._camera.start(self._arrivals)
         except CameraError as error:
             if self.state.trouble != str(error):
                 log.error("camera: %s; trying again", error)
-            self.state = CameraState(False, str(error), starts)
+            self.state = replace(self.state, trouble=str(error))
             self._back_off(now_ns)
             return
+        self._is_started = True
         self._started_ns = now_ns
         log.info("camera started: %s", self.info.description)
-        self.state = CameraState(True, "", starts)
 
     def _lose(self, why: str, now_ns: int) -> None:
         log.error("camera lost: %s; restarting it", why)
         self._camera.stop()
-        self.state = CameraState(False, why, self.state.starts)
+        self._is_started = False
+        self.state = replace(self.state, running=False, trouble=why)
         self._back_off(now_ns)
 
     def _back_off(self, now_ns: int) -> None:

@@ -125,6 +125,18 @@ def test_a_camera_that_never_says_anything_is_restarted_again_and_again() -> Non
     assert bench.camera.stops >= len(bench.camera.starts) - 1
 
 
+def test_a_start_without_a_frame_is_not_yet_running() -> None:
+    bench = Bench()
+    bench.run(10)
+    bench.run(7, frame=False, packet=False)
+    assert len(bench.camera.starts) == 2
+    bench.run(1, frame=False, packet=False)
+    assert not bench.keeper.state.running
+    assert bench.keeper.state.trouble == "no frame for 5 s", "what is wrong is said until frames come"
+    bench.run(2)
+    assert bench.keeper.state.running
+
+
 def test_frames_reset_the_back_off() -> None:
     bench = Bench()
     bench.camera.refuses = "busy"
