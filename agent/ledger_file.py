@@ -32,7 +32,8 @@ create table meta(
     boot_ns integer not null,
     owed_rows integer not null default 0,
     owed_bytes integer not null default 0,
-    kept_bytes integer not null default 0
+    kept_bytes integer not null default 0,
+    expired_seq integer not null default 0
 ) strict;
 create table events(
     n integer primary key autoincrement,

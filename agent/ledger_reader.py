@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,6 +188,76 @@ class LedgerReader:
                 database, "1 = 1", (), f"order by n desc limit {-1 if limit is None else int(limit)}"
             )
         return found[::-1]
+
+    # -- what verification asks --------------------------------------------------------------------------------
+
+    def integrity(self) -> list[str]:
+        """SQLite's own complaints; empty when it is whole."""
+        with self._reading() as database:
+            found = [str(row[0]) for row in database.execute("pragma integrity_check(5)")]
+            found += [f"foreign key: {row}" for row in database.execute("pragma foreign_key_check")]
+        return [f"ledger: {words}" for words in found if words != "ok"]
+
+    def unexplained_holes(self) -> list[tuple[int, int]]:
+        """Runs of seq that are neither there nor named by a loss record, above what has expired after delivery."""
+        with self._reading() as database:
+            database.execute("begin")  # one snapshot for the three questions
+            try:
+                head, expired = database.execute("select head_seq, expired_seq from meta").fetchone()
+                present = [
+                    int(row[0])
+                    for row in database.execute("select seq from outbox where seq > ? order by seq", (expired,))
+                ]
+                bodies = [row[0] for row in database.execute("select body from outbox where kind = 'loss'")]
+            finally:
+                database.execute("rollback")
+        losses = [(int(loss["from_seq"]), int(loss["to_seq"])) for loss in map(json.loads, bodies)]
+        return holes(present, int(expired) + 1, int(head), losses)
+
+    def false_thumbs(self, hash_of: Callable[[bytes], str]) -> Iterator[tuple[int, str]]:
+        """Thumbnails whose bytes, stamp and row do not agree: (seq, words)."""
+        after = 0
+        while True:
+            with self._reading() as database:
+                page = outbox.rows(database, "kind = 'thumb' and seq > ?", (after,), "order by seq limit 100")
+            if not page:
+                return
+            for row in page:
+                after = row.seq
+                body = json.loads(row.body)
+                stamp = outbox.stamp_of(row.blob or b"")
+                if row.blob is None or hash_of(row.blob) != body["sha256"]:
+                    yield row.seq, "the picture's SHA-256 is not the one announced"
+                elif stamp is None or (stamp["seq"], stamp["event_id"]) != (row.seq, body["event_id"]):
+                    yield row.seq, "the picture's stamp names another message"
+
+    def events_without_messages(self) -> list[str]:
+        """Events whose newest state is younger than any message about them, though the oldest rows are kept."""
+        with self._reading() as database:
+            found = database.execute(
+                "select id from events where exists (select 1 from outbox where event_id = events.id)"
+                " and not exists (select 1 from outbox where event_id = events.id and kind = 'event'"
+                " and body = events.body)"
+                " and not exists (select 1 from outbox where kind = 'loss')"
+            ).fetchall()
+        return [str(row[0]) for row in found]
+
+
+def holes(present: list[int], first: int, head: int, losses: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Runs of numbers in first..head that are not in present (sorted) and not within one of losses."""
+    found: list[tuple[int, int]] = []
+    expected = first
+    for seq in (*present, head + 1):
+        while expected < seq:
+            covering = max((to for start, to in losses if start <= expected <= to), default=None)
+            if covering is not None:
+                expected = covering + 1
+                continue
+            until = min([seq, *(start for start, _ in losses if start > expected)])
+            found.append((expected, until - 1))
+            expected = until
+        expected = max(expected, seq + 1)
+    return found
 
 
 def clips_where(

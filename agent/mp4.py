@@ -21,9 +21,6 @@ from agent.errors import StorageError
 from agent.model import NS_PER_S, Codec, Packet
 
 TIMESCALE = 90_000
-MAX_SAMPLE_NS = NS_PER_S
-"""A longer pause between two packets is a gap: the last sample keeps its nominal duration."""
-
 _SEAL_TAG = b"SEAL"
 _BOXES = {b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"styp", b"sidx", b"mfra", b"uuid"}
 _OPTIONS = {
@@ -54,8 +51,8 @@ class FragmentMuxer:
 
     Time 0 of the file is the decode time of the first packet, so a stream without B-frames starts at 0 and one
     with them at the first packet's cts_ns (a constant shift, no edit list: the header is written before the
-    shift is known). Timescale 90,000: times are true to 11 us. Raises StorageError when FFmpeg refuses the
-    stream (no parameter sets in front of the first keyframe).
+    shift is known). A frame lasts until the next one, also across a gap. Timescale 90,000: times are true to
+    11 us. Raises StorageError when FFmpeg refuses the stream (no parameter sets in front of the first keyframe).
     """
 
     def __init__(self, first_key: Packet) -> None:
@@ -63,13 +60,11 @@ class FragmentMuxer:
             raise ValueError("a clip starts with a keyframe")
         self._zero_ns = first_key.t_ns
         self._first_pts_ns = first_key.pts_ns
-        self._held: Packet | None = None
         self._last_dts = -1
-        self._seen_after_key = 0
         self._collector = _Collector()
         try:
             # options go to the muxer; opened by content, so that a wrong codec name is found here
-            with av.open(io.BytesIO(first_key.data), format=first_key.codec) as source:
+            with av.open(io.BytesIO(first_key.data), "r", format=first_key.codec) as source:
                 output: Any = av.open(self._collector, "w", format="mp4", options=_OPTIONS)
                 template = source.streams.video[0]
                 if hasattr(output, "add_stream_from_template"):
@@ -79,7 +74,6 @@ class FragmentMuxer:
                 self._output = output
         except (av.FFmpegError, IndexError) as error:
             raise StorageError("mux", f"{first_key.codec} stream", _words(error)) from error
-        self._stream.time_base = Fraction(1, TIMESCALE)
         if first_key.codec == "hevc":
             self._stream.codec_context.codec_tag = "hvc1"  # what Apple's players insist on
 
@@ -87,43 +81,44 @@ class FragmentMuxer:
         """Bytes to append: the header at the first call, a whole fragment at each keyframe after it, else none."""
         if packet.pts_ns < self._first_pts_ns:
             return b""  # a leading picture of an open GOP: it refers to frames before the clip
-        if self._held is not None:
-            pause_ns = packet.t_ns - self._held.t_ns
-            self._write(self._held, pause_ns if 0 < pause_ns <= MAX_SAMPLE_NS else self._held.duration_ns)
-            self._held = None
-        # FFmpeg takes each sample's duration from the next one's time, but not across fragments: so the last
-        # packet of a GOP waits here for the keyframe that tells how long it was.
-        if packet.is_key:
-            self._write(packet, packet.duration_ns)
-        else:
-            self._held = packet
+        self._write(packet)
         return self._collector.take()
 
     def close(self) -> bytes:
         """The last fragment. The muxer is of no use afterwards."""
         try:
-            if self._held is not None:
-                self._write(self._held, self._held.duration_ns)
-                self._held = None
             self._output.close()
         except av.FFmpegError as error:
             raise StorageError("mux", "end of clip", _words(error)) from error
         return self._collector.take()
 
-    def _write(self, packet: Packet, duration_ns: int) -> None:
+    def _write(self, packet: Packet) -> None:
+        """FFmpeg makes each sample last until the next one, also across fragments; the last one as packet says."""
         dts = max(_ticks(packet.t_ns - self._zero_ns), self._last_dts + 1)
         self._last_dts = dts
-        sample = av.Packet(packet.data)
-        sample.stream = self._stream
-        sample.time_base = Fraction(1, TIMESCALE)
-        sample.dts = dts
-        sample.pts = max(_ticks(packet.pts_ns - self._zero_ns), dts)
-        sample.duration = max(_ticks(duration_ns), 1)
-        sample.is_keyframe = packet.is_key
         try:
+            sample = _sample(packet)
+            sample.stream = self._stream
+            sample.time_base = Fraction(1, TIMESCALE)
+            sample.dts = dts
+            sample.pts = max(_ticks(packet.pts_ns - self._zero_ns), dts)
             self._output.mux(sample)
         except av.FFmpegError as error:
             raise StorageError("mux", f"packet {packet.seq}", _words(error)) from error
+
+
+def _sample(packet: Packet) -> Any:
+    sample: Any = av.Packet(packet.data)
+    try:
+        sample.duration = max(_ticks(packet.duration_ns), 1)
+        sample.is_keyframe = packet.is_key
+    except AttributeError:
+        # PyAV 10 can write neither: FFmpeg's parser has to find the keyframe, and FFmpeg takes the length of a
+        # clip's very last frame from the one before.
+        if packet.is_key:
+            with av.open(io.BytesIO(packet.data), "r", format=packet.codec) as source:
+                sample = next(found for found in source.demux(video=0) if found.is_keyframe)
+    return sample
 
 
 def _ticks(ns: int) -> int:

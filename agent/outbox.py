@@ -181,6 +181,8 @@ def expire(
         gone.add(int(seq))
         over -= cost
     database.executemany("delete from outbox where seq = ?", [(seq,) for seq in sorted(gone)])
+    if gone:
+        database.execute("update meta set expired_seq = max(expired_seq, ?)", (max(gone),))
     return len(gone)
 
 

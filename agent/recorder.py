@@ -17,7 +17,7 @@ from agent.disk import Disk, OpenFile
 from agent.handoffs import PacketRing
 from agent.ledger_reader import ClipRow
 from agent.model import NS_PER_S, Event, EventKind, Packet
-from agent.mp4 import MAX_SAMPLE_NS, FragmentMuxer, parameter_sets, seal
+from agent.mp4 import FragmentMuxer, parameter_sets, seal
 from agent.settings import ClipSettings
 from agent.ulid import new_ulid
 
@@ -25,6 +25,8 @@ FINAL_SUFFIX = ".mp4"
 PART_SUFFIX = ".mp4.part"
 UNSEEN_KINDS = (EventKind.CAMERA_LOST, EventKind.CAMERA_BACK)
 """Events that no picture can show: they make no clip."""
+MAX_PAUSE_NS = NS_PER_S
+"""Two packets further apart than this and the first one's duration: frames are missing between."""
 MAX_COVERED = 64
 """Events one clip or plan remembers; beyond that the oldest ended is left to its own row."""
 
@@ -229,7 +231,7 @@ class Recorder:
             return
         writing = clip.writing
         last = writing.last
-        if packet.seq != last.seq + 1 or not 0 < packet.t_ns - last.t_ns <= MAX_SAMPLE_NS + last.duration_ns:
+        if packet.seq != last.seq + 1 or not 0 < packet.t_ns - last.t_ns <= MAX_PAUSE_NS + last.duration_ns:
             self._gap(clip)
             # Pictures that refer to what is missing would smear: go on with the next keyframe.
             writing.needs_key = True

@@ -226,6 +226,6 @@ def make_rig(directory: Path, *, disk: Disk | None = None, clock: SimulatedClock
 
 def frames_of(clip: bytes) -> Iterator[tuple[float, int]]:
     """(presentation time in s, brightness) of each decoded frame."""
-    with av.open(io.BytesIO(clip)) as container:
+    with av.open(io.BytesIO(clip), "r") as container:
         for frame in container.decode(video=0):
             yield float(frame.time or 0), int(frame.to_ndarray(format="gray")[: HEIGHT // 2].mean())
