@@ -108,7 +108,9 @@ class Connection:
         *,
         protocol: Protocol = "5",
         will: Will | None = None,
+        is_probe: bool = False,
     ) -> None:
+        """is_probe: a CONNECT so bare that a broker of MQTT 3.1.1 can read it up to the version, and say no."""
         self.protocol: Protocol = protocol
         self.where = f"{settings.host}:{settings.port}"
         self.ready = False
@@ -119,6 +121,8 @@ class Connection:
         """Reason code of the broker's DISCONNECT."""
         self.closed_silently = False
         """The broker closed the socket without a word."""
+        self.is_unanswered = False
+        """It took our CONNECT and said nothing."""
         self.window = WINDOW
         self.max_packet_bytes: int | None = None
         self.can_retain = True
@@ -131,10 +135,10 @@ class Connection:
         self._denied_filters: list[tuple[str, str]] = []
         self._deadline_ns = clock.boot_ns() + round(CONNECT_TIMEOUT_S * NS_PER_S)
         self._progress_ns = clock.boot_ns()
-        self._client = self._build_client(client_id, will)
+        self._client = self._build_client(client_id, None if is_probe else will, with_user=not is_probe)
         self._dial: Dial | None = Dial(settings)
 
-    def _build_client(self, client_id: str, will: Will | None) -> _Client:
+    def _build_client(self, client_id: str, will: Will | None, *, with_user: bool) -> _Client:
         is_v5 = self.protocol == "5"
         client = _Client(
             CallbackAPIVersion.VERSION2,
@@ -147,7 +151,7 @@ class Connection:
         # We count the window; paho's own count would only queue.
         client.max_inflight_messages_set(0)
         settings = self._settings
-        if settings.username:
+        if settings.username and with_user:
             client.username_pw_set(settings.username, settings.password.get_secret_value() or None)
         if will is not None:
             properties = None
@@ -243,11 +247,8 @@ class Connection:
         # paho notices a dead peer after twice its keepalive; three quarters make that 1.5 times ours.
         keepalive_s = max(1, self._settings.keepalive_s * 3 // 4)
         if self.protocol == "5":
-            properties = new_properties(PacketTypes.CONNECT)
-            properties.SessionExpiryInterval = 0
-            code = self._client.connect(
-                self._settings.host, self._settings.port, keepalive_s, clean_start=True, properties=properties
-            )
+            # No properties: a session expiry of 0 is what their absence means.
+            code = self._client.connect(self._settings.host, self._settings.port, keepalive_s, clean_start=True)
         else:
             code = self._client.connect(self._settings.host, self._settings.port, keepalive_s)
         self._check(code)
@@ -256,9 +257,9 @@ class Connection:
     def _step_mqtt(self, wait_s: float, also: Sequence[int]) -> bool:
         client = self._client
         sock = client.socket()
-        if sock is None:
+        fd = sock.fileno() if sock is not None else -1
+        if fd < 0:
             raise self._lost()
-        fd = sock.fileno()
         to_write = [fd] if client.want_write() else []
         # Decrypted bytes that wait inside the TLS layer do not make the socket readable.
         pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
@@ -283,6 +284,7 @@ class Connection:
     def _check_patience(self) -> None:
         now_ns = self._clock.boot_ns()
         if not self.ready and now_ns >= self._deadline_ns:
+            self.is_unanswered = True
             raise LinkError(
                 "connect",
                 self.where,
@@ -304,7 +306,7 @@ class Connection:
         if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
             return LinkError("talk to", self.where, "not understood", hint="is this an MQTT broker?")
         if not self.ready:
-            self.closed_silently = True
+            self.closed_silently = self.is_unanswered = True
             return LinkError(
                 "connect",
                 self.where,

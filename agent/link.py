@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -22,7 +23,6 @@ from agent.connection import (
     TAKEN_OVER,
     UNSUPPORTED_VERSION,
     Connection,
-    Protocol,
     PubAck,
     Will,
     new_properties,
@@ -49,8 +49,10 @@ STABLE_S = 30.0
 TAKEOVERS = 3
 TAKEOVER_WINDOW_S = 60.0
 TAKEOVER_PAUSE_S = 180.0
-SILENT_CLOSES = 3
-"""Connections that a broker closed at our MQTT 5 CONNECT, in a row, before 3.1.1 is tried."""
+SILENT_PROBES = 2
+"""Bare CONNECTs of MQTT 5 that a broker left unanswered, in a row, before 3.1.1 is tried unasked."""
+
+Attempt = Literal["5", "probe", "3.1.1"]
 
 SUSPECT_DEATHS = 2
 POISON_DEATHS = 5
@@ -108,7 +110,8 @@ class Link:
         self._connection: Connection | None = None
         self._connections = 0
         self._session = ""
-        self._protocol: Protocol = "5"
+        self._attempt: Attempt = "5"
+        self._silent_probes = 0
         self._is_born = False
         self._born_ns = 0
         self._next_try_ns = self.beat_ns
@@ -121,7 +124,6 @@ class Link:
         self._epoch_is_checked = False
         self._newest = dict.fromkeys(_LAST, 0)
         self._takeovers_ns: deque[int] = deque(maxlen=TAKEOVERS)
-        self._silent_closes = 0
         self._suspect = (0, 0)  # seq, deaths
         self._failure = ""
         statuses.wake(self.bell)
@@ -186,13 +188,25 @@ class Link:
         self._next_try_ns = now_ns + NS_PER_S
         self._is_born = False
         try:
-            self._connection = Connection(self._settings, client_id, self._clock, protocol=self._protocol, will=will)
+            self._connection = Connection(
+                self._settings,
+                client_id,
+                self._clock,
+                protocol="3.1.1" if self._attempt == "3.1.1" else "5",
+                will=will,
+                is_probe=self._attempt == "probe",
+            )
         except LinkError as error:
             self._pause(error, now_ns)
 
     def _serve(self, connection: Connection, wait_s: float, *, only_states: bool = False) -> bool:
         """One round with the connection there is; whether anything happened."""
         if connection.ready and not self._is_born:
+            if self._attempt == "probe":
+                self._attempt = "5"
+                connection.close()
+                self._connection = None
+                return True
             self._begin(connection)
         if self._is_born:
             self._fill(connection, only_states)
@@ -218,7 +232,6 @@ class Link:
         self._is_born = True
         self._born_ns = self._clock.boot_ns()
         self._connections += 1
-        self._silent_closes = 0
         self._failure = ""
         self._sent.clear()
         self._denied.clear()
@@ -249,8 +262,7 @@ class Link:
         self._delivery.restart()
         if was_born and (delivered_some or now_ns - self._born_ns > STABLE_S * NS_PER_S):
             self._backoff.reset()
-        self._choose_protocol(connection, was_born)
-        if connection.refusal == UNSUPPORTED_VERSION and connection.protocol == "5":
+        if self._choose_attempt(connection, was_born):
             self._failure = str(failure)
             return
         if was_born and self._is_duplicate(connection, now_ns):
@@ -275,16 +287,27 @@ class Link:
         self._failure = words
         self._update_status()
 
-    def _choose_protocol(self, connection: Connection, was_born: bool) -> None:
-        """5 first, each time anew; 3.1.1 for one connection when a broker refuses 5, in words or by hanging up."""
-        if connection.protocol != "5" or was_born:
-            self._protocol = "5"
-            return
-        self._silent_closes = self._silent_closes + 1 if connection.closed_silently else 0
-        if connection.refusal == UNSUPPORTED_VERSION or self._silent_closes >= SILENT_CLOSES:
-            self._silent_closes = 0
-            self._protocol = "3.1.1"
+    def _choose_attempt(self, connection: Connection, was_born: bool) -> bool:
+        """How the next connection is tried; whether at once, because the broker's answer settled it.
+
+        MQTT 5 first, each time anew. A broker of 3.1.1 refuses it in words, or waits for the rest of a packet that
+        it misreads (amqtt), or hangs up: the last two look like trouble of the moment, so a bare CONNECT asks again,
+        lest a node speaks 3.1.1 for weeks to a broker that knows better.
+        """
+        attempt = self._attempt
+        if attempt == "3.1.1":
+            self._attempt = "probe" if was_born else "5"
+            return False
+        if connection.refusal == UNSUPPORTED_VERSION:
             log.warning("%s refuses MQTT 5: trying 3.1.1", connection.where)
+            self._attempt, self._silent_probes = "3.1.1", 0
+            return True
+        if attempt == "5":
+            self._attempt = "probe" if connection.is_unanswered else "5"
+            return False
+        self._silent_probes = self._silent_probes + 1 if connection.is_unanswered else 0
+        self._attempt = "3.1.1" if self._silent_probes >= SILENT_PROBES else "5"
+        return connection.refusal is not None
 
     def _is_duplicate(self, connection: Connection, now_ns: int) -> bool:
         """Whether connections end as they do when two clients have one id: by name, or idle and without a word."""

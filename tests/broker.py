@@ -209,28 +209,34 @@ class Subscriber:
 def fake_broker(serve: Callable[[socket.socket, int], None]) -> Iterator[int]:
     """A loopback listener; serve(connection, number of the connection from 0) talks. Yields the port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(0.05)
+    port = int(listener.getsockname()[1])
     stop = threading.Event()
+    current: list[socket.socket] = []
 
     def accept() -> None:
         number = 0
         while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.settimeout(DEADLINE_S)
-                    with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            current[:] = [connection]
+            with connection:
+                connection.settimeout(DEADLINE_S)
+                with contextlib.suppress(OSError):
+                    if not stop.is_set():
                         serve(connection, number)
-                number += 1
+            number += 1
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     try:
-        yield int(listener.getsockname()[1])
+        yield port
     finally:
         stop.set()
+        for connection in current:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            thread.join(DEADLINE_S)
         listener.close()
-        thread.join(DEADLINE_S)
 
 
 def read_packet(sock: socket.socket) -> bytes:
