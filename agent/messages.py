@@ -27,7 +27,14 @@ Ulid = Annotated[
     str,
     Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="A ULID.", examples=["01JD9ZV6Q2M4S8T1C3R5W7Y9AB"]),
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes, hexadecimal.")]
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the bytes, hexadecimal.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    ),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 LATE_AFTER_S = 30.0
 
@@ -42,56 +49,69 @@ class Envelope(_Message):
     v: int = Field(VERSION, description="Version of the payload.")
     site: str = Field(description="Id of the site.", examples=["ward-12"])
     node: str = Field(description="Id of the node.", examples=["entrance"])
-    boot_id: str = Field(description="Id of the boot that t_ns belongs to.")
+    boot_id: str = Field(
+        description="Id of the boot that t_ns belongs to.", examples=["3c1f7a52-6a0e-4b0b-9d57-5f7d6e2a9c11"]
+    )
     epoch: Ulid = Field(description="The ledger's birth; seq starts anew with each epoch.")
     seq: int = Field(ge=1, description="Number of the message, contiguous within the epoch.", examples=[4711])
     time: Time = Field(description="When it happened, as good as clock_synced says.")
-    t_ns: int = Field(description="When it happened: CLOCK_BOOTTIME of boot_id, ns.")
-    clock_synced: bool = Field(description="Whether a time service disciplined the clock when `time` was written.")
-    late: bool = Field(description="Sent more than 30 s after it happened; automations should ignore it.")
+    t_ns: int = Field(
+        description="When it happened: CLOCK_BOOTTIME of boot_id, nanoseconds.", examples=[86_400_123_456_789]
+    )
+    clock_synced: bool = Field(
+        description="Whether a time service disciplined the clock when `time` was written.", examples=[True]
+    )
+    late: bool = Field(
+        description="Sent more than 30 s after it happened; automations should ignore it.", examples=[False]
+    )
 
 
 class ThumbRef(_Message):
     """The picture of an event, sent on `thumb`."""
 
     sha256: Sha256
-    bytes: int = Field(ge=1, description="Size of the JPEG.")
-    width: int = Field(ge=1, description="Pixels.")
-    height: int = Field(ge=1, description="Pixels.")
+    bytes: int = Field(ge=1, description="Size of the JPEG.", examples=[20_480])
+    width: int = Field(ge=1, description="Pixels.", examples=[480])
+    height: int = Field(ge=1, description="Pixels.", examples=[270])
     time: Time = Field(description="The frame it was cut from.")
 
 
 class ClipRef(_Message):
     """The clip that shows an event."""
 
-    id: Ulid
+    id: Ulid = Field(description="Id of the clip, as `clip` announces it when it is final.")
 
 
 class EventBody(_Message):
     """One event, whole, at one revision."""
 
     id: Ulid = Field(description="The same for all revisions of one event.")
-    rev: int = Field(ge=1, description="1 for the start, then rising; the highest is the truth.")
-    phase: Literal["start", "update", "end"]
-    kind: Literal["motion", "tamper", "camera-lost", "camera-back", "out-of-hours", "unattended", "manual", "test"]
+    rev: int = Field(ge=1, description="1 for the start, then rising; the highest is the truth.", examples=[2])
+    phase: Literal["start", "update", "end"] = Field(description="Where the event stands.")
+    kind: Literal[
+        "motion", "tamper", "camera-lost", "camera-back", "out-of-hours", "unattended", "manual", "test"
+    ] = Field(description="What it is about.")
     start: Time = Field(description="The first frame that moved.")
     end: Time | None = Field(description="The last frame that moved; null while it goes on.")
-    end_reason: Literal["quiet", "max_length", "shutdown", "camera_lost", "power_loss"] | None
-    score: Share = Field(description="How sure the detector was at its best, 0..1.")
-    boxes: list[tuple[Share, Share, Share, Share]] = Field(
-        description="What moved at peak_time: [x, y, width, height] in shares of the picture, largest first."
+    end_reason: Literal["quiet", "max_length", "shutdown", "camera_lost", "power_loss"] | None = Field(
+        description="Why it ended; null while it goes on."
     )
-    zones: list[str] = Field(description="Ids of the detection zones touched so far.")
+    score: Share = Field(description="How sure the detector was at its best, 0..1.", examples=[0.82])
+    boxes: list[tuple[Share, Share, Share, Share]] = Field(
+        description="What moved at peak_time: [x, y, width, height] in shares of the picture, largest first.",
+        examples=[[[0.41, 0.22, 0.13, 0.47]]],
+    )
+    zones: list[str] = Field(description="Ids of the detection zones touched so far.", examples=[["counter-2"]])
     peak_time: Time = Field(description="The frame of score, boxes and thumbnail.")
-    thumb: ThumbRef | None
+    thumb: ThumbRef | None = Field(description="The picture, sent on `thumb`; null where there is none.")
     clip: ClipRef | None = Field(description="The clip being recorded; null where none is.")
 
 
 class ThumbBody(_Message):
     """What stands beside a JPEG on `thumb`: its MQTT 5 user properties."""
 
-    event_id: Ulid
-    rev: int = Field(ge=1)
+    event_id: Ulid = Field(description="The event it shows.")
+    rev: int = Field(ge=1, description="The revision of the event that brought it.", examples=[2])
     sha256: Sha256
 
 
@@ -99,22 +119,23 @@ class ClipBody(_Message):
     """A clip became final."""
 
     id: Ulid
-    event_ids: list[Ulid] = Field(description="The events it shows.")
+    event_ids: list[Ulid] = Field(description="The events it shows.", examples=[["01JD9ZV6Q2M4S8T1C3R5W7Y9AB"]])
     start: Time = Field(description="The first frame of the clip.")
     duration_s: float = Field(ge=0, description="Seconds.", examples=[14.2])
-    bytes: int = Field(ge=0, description="Size of the file.")
+    bytes: int = Field(ge=0, description="Size of the file.", examples=[3_612_448])
     sha256: Sha256
     flags: list[Literal["gap", "recovered", "continues", "continued"]] = Field(
-        description="gap: frames are missing; recovered: cut by a power loss; continues, continued: one of several."
+        description="gap: frames are missing; recovered: cut by a power loss; continues, continued: one of several.",
+        examples=[[]],
     )
 
 
 class LossBody(_Message):
     """An explained gap: these sequence numbers will not be sent."""
 
-    from_seq: int = Field(ge=1)
-    to_seq: int = Field(ge=1)
-    kind: str = Field(description="What was lost: event, thumb, clip or mixed.")
+    from_seq: int = Field(ge=1, description="The first number of the gap.", examples=[4712])
+    to_seq: int = Field(ge=1, description="The last number of the gap.", examples=[4790])
+    kind: str = Field(description="What was lost: event, thumb, clip or mixed.", examples=["thumb"])
     reason: str = Field(description="Why, in words.", examples=["outbox full"])
 
 
@@ -147,7 +168,7 @@ class StateMessage(_Message):
 class ZoneMeta(_Message):
     """A zone as it is configured."""
 
-    id: str = Field(examples=["counter-2"])
+    id: str = Field(description="Id, as events name it.", examples=["counter-2"])
     name: str = Field(description="For people, any script.", examples=["Quầy số 2"])
     kind: str = Field(description="detect, ignore, privacy (later also presence).", examples=["detect"])
     polygon: list[tuple[Share, Share]] = Field(
@@ -158,7 +179,7 @@ class ZoneMeta(_Message):
 class LineMeta(_Message):
     """A counting line as it is configured."""
 
-    id: str = Field(examples=["door"])
+    id: str = Field(description="Id.", examples=["door"])
     name: str = Field(description="For people, any script.", examples=["Cửa vào"])
     points: list[tuple[Share, Share]] = Field(
         description="From, to, in shares of the picture; who crosses it from left to right goes in.",
@@ -171,7 +192,7 @@ class CameraMeta(_Message):
 
     backend: str = Field(description="fake, video, picamera2.", examples=["picamera2"])
     description: str = Field(description="As the camera names itself.", examples=["imx708 /base/soc/i2c0mux"])
-    codec: str = Field(examples=["h264"])
+    codec: str = Field(description="Of the main stream and the clips.", examples=["h264"])
     width: int = Field(ge=0, description="Main stream, pixels; 0 while no camera answered.", examples=[1280])
     height: int = Field(ge=0, description="Main stream, pixels; 0 while no camera answered.", examples=[720])
     fps: float = Field(ge=0, description="Main stream, frames per second.", examples=[15.0])
@@ -194,16 +215,16 @@ class MetaMessage(_Message):
     name: str = Field(description="For people, any script; the id where none was given.", examples=["Cửa chính"])
     location: str = Field(description="Where it hangs, for people.", examples=["Tầng 1, sảnh"])
     timezone: str = Field(description="IANA time zone of the site.", examples=["Asia/Ho_Chi_Minh"])
-    agent_version: str = Field(examples=["0.1.0"])
+    agent_version: str = Field(description="Version of the agent.", examples=["0.1.0"])
     hardware: str | None = Field(None, description="The board.", examples=["Raspberry Pi 4 Model B Rev 1.4"])
-    camera: CameraMeta
+    camera: CameraMeta = Field(description="The camera and what it delivers.")
     zones: list[ZoneMeta] = Field(description="Detection zones and masks.", examples=[[]])
     lines: list[LineMeta] = Field([], description="Counting lines.", examples=[[]])
     capabilities: list[str] = Field(
         description="What this node does, for pages to know what to offer.", examples=[["motion", "clips"]]
     )
     schema_version: str = Field(description="Version of the payloads' schemas.", examples=["1.0"])
-    limits: LimitsMeta
+    limits: LimitsMeta = Field(description="What may be asked of the node.")
 
 
 class RingHealth(_Message):
@@ -226,7 +247,10 @@ class OutboxHealth(_Message):
 class HeadHealth(_Message):
     """The newest message of the event stream: a consumer that has less has a gap at the tail."""
 
-    epoch: str = Field(description="ULID of the ledger's birth; empty while there is no ledger.")
+    epoch: str = Field(
+        description="ULID of the ledger's birth; empty while there is no ledger.",
+        examples=["01JD9ZV6Q2M4S8T1C3R5W7Y9AB"],
+    )
     seq: int = Field(ge=0, description="Highest number given; 0 while there is none.", examples=[4711])
 
 
@@ -251,16 +275,20 @@ class HealthMessage(_Message):
 
     v: int = Field(VERSION, description="Version of the payload.")
     time: Time = Field(description="When it was measured.")
-    boot_id: str = Field(description="Id of this boot.")
+    boot_id: str = Field(description="Id of this boot.", examples=["3c1f7a52-6a0e-4b0b-9d57-5f7d6e2a9c11"])
     verdict: Literal["online", "degraded"] = Field(description="As in `state`.")
     reasons: list[str] = Field(description="Why degraded, in plain words.", examples=[[]])
     uptime_s: float = Field(ge=0, description="Of the agent, seconds.", examples=[86400.0])
     boot_uptime_s: float | None = Field(None, ge=0, description="Of the board, seconds.", examples=[90000.0])
     fps: float | None = Field(None, ge=0, description="Frames analysed per second.", examples=[15.0])
-    frames_skipped: int | None = Field(None, ge=0, description="Overwritten before analysis, since the start.")
-    learning: bool | None = Field(None, description="The detector does not know its background yet.")
+    frames_skipped: int | None = Field(
+        None, ge=0, description="Overwritten before analysis, since the start.", examples=[0]
+    )
+    learning: bool | None = Field(
+        None, description="The detector does not know its background yet.", examples=[False]
+    )
     light: str | None = Field(None, description="The detector's word about the light.", examples=["steady"])
-    recording: bool | None = Field(None, description="A clip is being written.")
+    recording: bool | None = Field(None, description="A clip is being written.", examples=[False])
     clip_gaps: int | None = Field(None, ge=0, description="Gaps in clips since the start.", examples=[0])
     events_lost: int | None = Field(None, ge=0, description="Events lost inside the node; 0 for ever.", examples=[0])
     cpu_percent: float | None = Field(
@@ -274,11 +302,11 @@ class HealthMessage(_Message):
         None, description="Raspberry Pi throttle flags in words.", examples=[["under-voltage"]]
     )
     disk_free_mb: float | None = Field(None, ge=0, description="Of the clips' file system, MB.", examples=[48211.0])
-    ring: RingHealth = RingHealth()
-    outbox: OutboxHealth = OutboxHealth()
-    head: HeadHealth = HeadHealth(epoch="", seq=0)
-    clock: ClockHealth = ClockHealth()
-    link: LinkHealth = LinkHealth()
+    ring: RingHealth = Field(RingHealth(), description="The clips on the node's disk.")
+    outbox: OutboxHealth = Field(OutboxHealth(), description="Messages owed to the broker.")
+    head: HeadHealth = Field(HeadHealth(epoch="", seq=0), description="The newest message of the event stream.")
+    clock: ClockHealth = Field(ClockHealth(), description="Whether times can be believed.")
+    link: LinkHealth = Field(LinkHealth(), description="The connection to the broker.")
 
 
 class ThumbProperties(_Message):

@@ -1,0 +1,160 @@
+"""The order of delivery, driven by invented brokers and storages: nothing lost, nothing twice, nothing blocked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from link_fixtures import MemoryOutbox
+
+from agent.backoff import Backoff
+from agent.clock import SystemClock
+from agent.delivery import Delivery
+from agent.model import NS_PER_S, OutboxKind
+
+CLOCK = SystemClock()
+KINDS = list(OutboxKind)
+
+rows = st.lists(st.sampled_from(KINDS), min_size=1, max_size=60)
+
+
+def outbox_of(kinds: list[OutboxKind]) -> MemoryOutbox:
+    outbox = MemoryOutbox(CLOCK)
+    for kind in kinds:
+        outbox.add(kind, "{}")
+    return outbox
+
+
+@given(
+    rows,
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=80),
+    st.sets(st.sampled_from(KINDS)),
+    st.integers(1, 20),
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_broker_refuses_and_however_often_it_leaves_everything_arrives_in_the_end(
+    kinds: list[OutboxKind], faults: list[tuple[int, int]], denied: set[OutboxKind], window: int
+) -> None:
+    """faults: (what, how much) per round: 0-2 acknowledge, 3 disconnect, 4-5 refuse, 6 time, 7 storage marks.
+
+    denied: kinds this broker refuses until the faults are over.
+    """
+    outbox = outbox_of(kinds)
+    delivery = Delivery(Backoff(lambda: 0.5))
+    now_ns = 0
+    flying: list[int] = []
+    arrived: dict[int, int] = defaultdict(int)  # since the connection began
+    marked: set[int] = set()
+
+    def fill() -> None:
+        while len(flying) < window:
+            row = delivery.next(outbox, now_ns)
+            if row is None:
+                return
+            assert row.seq not in flying, "twice in flight"
+            assert not arrived[row.seq], "sent twice within a connection"
+            flying.append(row.seq)
+
+    def answer(*, refuse: bool) -> None:
+        seq = flying.pop(0)
+        if refuse or kinds[seq - 1] in denied:
+            delivery.kept(seq, "no", now_ns)
+        else:
+            delivery.settled(seq)
+            arrived[seq] += 1
+            marked.add(seq)
+
+    for what, much in faults:
+        fill()
+        if what == 3:
+            delivery.restart()
+            flying.clear()
+            arrived.clear()
+        elif what == 6:
+            now_ns += much * 20 * NS_PER_S
+            delivery.look()
+        elif what == 7:
+            for seq in marked:
+                outbox.owed.pop(seq, None)
+        else:
+            for _ in range(min(much, len(flying))):
+                answer(refuse=what in (4, 5))
+    denied.clear()
+    for _ in range(4 * len(kinds) + 10):
+        now_ns += 61 * NS_PER_S
+        delivery.look()
+        fill()
+        while flying:
+            answer(refuse=False)
+    assert marked == set(range(1, len(kinds) + 1))
+    assert not delivery.refused
+
+
+@given(rows, st.integers(1, 20))
+def test_without_trouble_rows_go_out_in_seq_order_each_once(kinds: list[OutboxKind], window: int) -> None:
+    outbox = outbox_of(kinds)
+    delivery = Delivery(Backoff(lambda: 0.5))
+    order: list[int] = []
+    flying: list[int] = []
+    while True:
+        delivery.look()
+        while len(flying) < window and (row := delivery.next(outbox, 0)) is not None:
+            order.append(row.seq)
+            flying.append(row.seq)
+        if not flying:
+            break
+        delivery.settled(flying.pop(0))  # and storage marks nothing
+    assert order == list(range(1, len(kinds) + 1))
+
+
+def test_one_held_row_is_tried_alone_and_its_kind_follows_in_order() -> None:
+    outbox = outbox_of([OutboxKind.THUMB] * 100)
+    delivery = Delivery(Backoff(lambda: 0.0))
+    for row in [delivery.next(outbox, 0) for _ in range(3)]:
+        assert row is not None
+        delivery.kept(row.seq, "nobody subscribes", 0)
+    assert delivery.next(outbox, 0) is None
+    wake_ns = delivery.wake_ns()
+    assert wake_ns is not None
+    trial = delivery.next(outbox, wake_ns)
+    assert trial is not None
+    assert trial.seq == 1
+    assert delivery.next(outbox, wake_ns) is None, "one at a time"
+    delivery.kept(1, "nobody subscribes", wake_ns)
+    later_ns = delivery.wake_ns()
+    assert later_ns is not None
+    assert later_ns > wake_ns
+    trial = delivery.next(outbox, later_ns)
+    assert trial is not None
+    delivery.settled(trial.seq)
+    following = [delivery.next(outbox, later_ns) for _ in range(5)]
+    assert [row.seq for row in following if row] == [2, 3, 4, 5, 6]
+
+
+def test_a_long_row_of_held_messages_is_passed_over_in_bounded_pieces() -> None:
+    outbox = outbox_of([OutboxKind.THUMB] * 1000 + [OutboxKind.EVENT])
+    delivery = Delivery(Backoff(lambda: 0.0))
+    first = delivery.next(outbox, 0)
+    assert first is not None
+    delivery.kept(first.seq, "no", 0)
+    calls = 0
+    while (row := delivery.next(outbox, 0)) is None:
+        assert delivery.has_more
+        calls += 1
+    assert row.kind is OutboxKind.EVENT
+    assert 1 < calls < 10
+
+
+def test_what_is_held_and_then_evicted_is_forgotten() -> None:
+    outbox = outbox_of([OutboxKind.THUMB, OutboxKind.THUMB])
+    delivery = Delivery(Backoff(lambda: 0.0))
+    first = delivery.next(outbox, 0)
+    assert first is not None
+    delivery.kept(first.seq, "no", 0)
+    outbox.owed.clear()
+    wake_ns = delivery.wake_ns()
+    assert wake_ns is not None
+    assert delivery.next(outbox, wake_ns) is None
+    assert not delivery.refused
+    assert delivery.wake_ns() is None
