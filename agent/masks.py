@@ -113,7 +113,7 @@ def _segment_in_cells(
     leave = np.ones_like(enter)
     for start, end, low, high in ((ax, bx, x0, x1), (ay, by, y0, y1)):
         step = end - start
-        if step == 0:
+        if abs(step) < 1e-9:  # below what the cells are grown by; dividing by it would overflow
             outside = (low > start) | (high < start)
             leave = np.where(outside, -1.0, leave)
         else:

@@ -15,8 +15,6 @@ from av.video.stream import VideoStream
 from agent.errors import CameraError
 from agent.settings import redacted
 
-OPEN_S = 8.0
-READ_S = 1.0
 SCAN_PACKETS = 200_000
 SCAN_BYTES = 512 * 1024 * 1024
 """A scan ends here (about half an hour at 2 Mbit/s); what lies beyond is taken to be alike, and watched."""
@@ -37,12 +35,15 @@ class Scan:
     mean_fps: float
 
 
-def open_container(source: str, *, live_options: Mapping[str, str] | None = None) -> InputContainer:
-    """Open source for reading; live_options tells that it is live. CameraError names it without its password."""
+def open_container(
+    source: str, *, live_options: Mapping[str, str] | None = None, open_s: float = 8.0, read_s: float = 1.0
+) -> InputContainer:
+    """Open source for reading; live_options tells that it is live: then opening takes at most about open_s, and
+    each read at most read_s. CameraError names the source without its password."""
     kind: str | None = None
     timeout: tuple[float, float] | None = None
     if live_options is not None:
-        timeout = (OPEN_S, READ_S)
+        timeout = (open_s, read_s)
         kind = "v4l2" if source.startswith("/dev/") else None
     try:
         container = av.open(source, "r", format=kind, options=dict(live_options or {}), timeout=timeout)
@@ -122,7 +123,7 @@ def words_of(error: BaseException) -> str:
     """What went wrong, never with the URL in it."""
     strerror: Any = getattr(error, "strerror", None)
     if isinstance(error, av.error.ExitError):
-        return f"no answer within {OPEN_S:g} s"
+        return "no answer in time"
     return str(strerror) if strerror else type(error).__name__
 
 

@@ -44,7 +44,8 @@ class VideoOptions:
     source: path, rtsp:// URL or /dev/videoN. width, height, fps: asked of a V4L2 device. lores_width,
     lores_height: limits of the analysis picture. bitrate_kbps, gop_s: where it is encoded again. loop: begin a
     file again at its end; times and seq go on. masks: privacy polygons in shares of the picture.
-    want_packets=False: frames only, for replays without clips.
+    want_packets=False: frames only, for replays without clips. open_s, read_s: how long a network stream may
+    take to answer, and how long one step waits for it.
     """
 
     source: str
@@ -58,6 +59,8 @@ class VideoOptions:
     loop: bool = False
     masks: tuple[Polygon, ...] = ()
     want_packets: bool = True
+    open_s: float = 8.0
+    read_s: float = 1.0
 
     @property
     def is_device(self) -> bool:
@@ -251,14 +254,24 @@ class _Stream:
             live = {"video_size": f"{options.width}x{options.height}", "framerate": f"{options.fps:g}"}
         elif options.is_live:
             live = {"rtsp_transport": "tcp"} if options.source.startswith("rtsp") else {}
-        self._container = open_container(options.source, live_options=live)
+        began_ns = self._clock.boot_ns()
+        try:
+            self._container = open_container(
+                options.source, live_options=live, open_s=options.open_s, read_s=options.read_s
+            )
+        except CameraError as error:
+            # FFmpeg calls an answer that did not come "invalid data".
+            if options.is_live and self._clock.boot_ns() - began_ns > 0.9 * options.open_s * NS_PER_S:
+                words = f"no answer within {options.open_s:g} s"
+                raise CameraError("open", options.name, words, hint=error.hint) from None
+            raise
         self._video = video_stream(self._container, options.source)
         self._base = Fraction(self._video.time_base or Fraction(1, 90_000))
         # One thread: the same pictures in every run, no delay by threads, and the other cores stay free.
         self._video.codec_context.thread_count = 1
 
     def _read(self) -> AvPacket[VideoStream] | None:
-        """The next packet of the video; None at a file's end, or when a live stream was silent for READ_S."""
+        """The next packet of the video; None at a file's end, or when a live stream was silent for read_s."""
         options = self._options
         if self._container is None:
             raise CameraError("read", options.name, "it is not open")
@@ -323,7 +336,9 @@ class _Stream:
         if ticks is None:
             return
         if self._anchor_ns is None:
-            self._anchor_at(now_ns, ticks)
+            # RTSP's first access unit often has no time at all: what follows stays behind it.
+            last = max((t for t in (self._last_packet_ns, self._last_frame_ns) if t is not None), default=None)
+            self._anchor_at(now_ns if last is None else max(now_ns, last + self._nominal_ns), ticks)
         elif abs(self._time_of(ticks) - now_ns) > REANCHOR_NS:
             log.info("%s: its clock and ours differ by more than 1 s; anchored anew", self._options.name)
             self._anchor_at(now_ns, ticks)
@@ -332,6 +347,8 @@ class _Stream:
         """Presentation time, strictly increasing. A recording whose own times go back goes on at its nominal rate."""
         last = self._last_frame_ns
         if frame.pts is None:
+            if self._options.is_live and last is None:
+                return self._last_packet_ns or self._clock.boot_ns()
             return self._t0_ns if last is None else last + self._nominal_ns
         t_ns = self._time_of(frame.pts)
         if last is None or t_ns > last:
@@ -349,7 +366,7 @@ class _Stream:
             return
         last = self._last_packet_ns
         ticks = packet.dts if packet.dts is not None else packet.pts
-        t_ns = self._time_of(ticks) if ticks is not None else (last or self._clock.boot_ns()) + self._nominal_ns
+        t_ns = self._time_of(ticks) if ticks is not None else self._untimed_ns(last)
         shown_ns = self._time_of(packet.pts) if packet.pts is not None else t_ns
         if last is not None and t_ns <= last:
             t_ns = last + 1000
@@ -370,6 +387,11 @@ class _Stream:
             Packet(self._packet_seq, t_ns, duration_ns, is_key, data, codec=codec, cts_ns=max(0, shown_ns - t_ns))
         )
         self._packet_seq += 1
+
+    def _untimed_ns(self, last: int | None) -> int:
+        if last is not None:
+            return last + self._nominal_ns
+        return self._clock.boot_ns() if self._options.is_live else self._t0_ns
 
     def _watch_gop(self, t_ns: int, is_key: bool) -> None:
         if is_key:

@@ -120,7 +120,8 @@ class Raindrops:
         """Brighten y in place where drops fall in this frame."""
         for layer in range(max(1, round(drops / 60))):
             random = mixed_bits(self._seed, frame, 100 + layer)
-            sheet = self._sheets[random % len(self._sheets)]
+            # Not the same sheet twice in one picture: drops would fall in pairs.
+            sheet = self._sheets[(frame + 3 * layer) % len(self._sheets)]
             dx, dy = (random >> 8) % SPARE, (random >> 24) % SPARE
             self._cv2.add(y, sheet[dy : dy + y.shape[0], dx : dx + y.shape[1]], dst=y)
 
