@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -21,7 +19,6 @@ from agent.clock import Clock, rfc3339
 from agent.connection import (
     NO_SUBSCRIBER,
     TAKEN_OVER,
-    UNSUPPORTED_VERSION,
     Connection,
     PubAck,
     Will,
@@ -32,6 +29,7 @@ from agent.errors import LinkError, StorageError
 from agent.handoffs import AckBox, SelectableDoorbell, Status, StatusBoard
 from agent.messages import StateMessage, message_bytes, thumb_properties, to_bytes
 from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
+from agent.reconnect import Reconnect
 from agent.settings import MqttSettings, NodeSettings
 from agent.status import LinkStatus
 from agent.topics import EVENT_LAST, META, STATE, THUMB_LAST, Topics
@@ -42,17 +40,6 @@ log = logging.getLogger(__name__)
 WILL_DELAY_S = 10.0
 LOOK_S = 1.0
 """The outbox is looked at so often even when no bell rang."""
-
-STABLE_S = 30.0
-"""A connection that held so long, or delivered something, makes the next back-off short again."""
-
-TAKEOVERS = 3
-TAKEOVER_WINDOW_S = 60.0
-TAKEOVER_PAUSE_S = 180.0
-SILENT_PROBES = 2
-"""Bare CONNECTs of MQTT 5 that a broker left unanswered, in a row, before 3.1.1 is tried unasked."""
-
-Attempt = Literal["5", "probe", "3.1.1"]
 
 SUSPECT_DEATHS = 2
 POISON_DEATHS = 5
@@ -104,17 +91,13 @@ class Link:
         self._clock = clock
         self._will_delay_s = will_delay_s
         self._delivery = Delivery(Backoff(jitter))
-        self._backoff = Backoff(jitter)
-        self._jitter = jitter
+        self._client_id = f"{node.site}/{node.id}"
+        self._reconnect = Reconnect(self._client_id, jitter, self.beat_ns)
 
         self._connection: Connection | None = None
         self._connections = 0
         self._session = ""
-        self._attempt: Attempt = "5"
-        self._silent_probes = 0
         self._is_born = False
-        self._born_ns = 0
-        self._next_try_ns = self.beat_ns
         self._next_look_ns = 0
         self._sent: dict[int, _Sent] = {}
         self._states: dict[str, Status | OutboxRow] = {}
@@ -123,9 +106,7 @@ class Link:
         self._has_lasts = False
         self._epoch_is_checked = False
         self._newest = dict.fromkeys(_LAST, 0)
-        self._takeovers_ns: deque[int] = deque(maxlen=TAKEOVERS)
         self._suspect = (0, 0)  # seq, deaths
-        self._failure = ""
         statuses.wake(self.bell)
 
     def step(self, wait_s: float) -> None:
@@ -136,10 +117,10 @@ class Link:
             self._next_look_ns = now_ns + round(LOOK_S * NS_PER_S)
             self._delivery.look()
             self._epoch_is_checked = False
-        if self._connection is None and now_ns >= self._next_try_ns:
+        if self._connection is None and now_ns >= self._reconnect.next_try_ns:
             self._connect(now_ns)
         if self._connection is None:
-            self.bell.wait(min(wait_s, max(0.0, (self._next_try_ns - now_ns) / NS_PER_S)))
+            self.bell.wait(min(wait_s, max(0.0, (self._reconnect.next_try_ns - now_ns) / NS_PER_S)))
             self._delivery.look()
         else:
             self._serve(self._connection, wait_s)
@@ -183,27 +164,27 @@ class Link:
     def _connect(self, now_ns: int) -> None:
         self._session = new_ulid(self._clock.wall_ns() // 1_000_000)
         will = Will(self._topics.at(STATE), self._state("lost", ("connection broke",)).payload, self._will_delay_s)
-        client_id = f"{self._node.site}/{self._node.id}"
-        # At most one try a second, whatever happens to this one.
-        self._next_try_ns = now_ns + NS_PER_S
+        attempt = self._reconnect.attempt
+        self._reconnect.begun(now_ns)
         self._is_born = False
         try:
             self._connection = Connection(
                 self._settings,
-                client_id,
+                self._client_id,
                 self._clock,
-                protocol="3.1.1" if self._attempt == "3.1.1" else "5",
+                protocol="3.1.1" if attempt == "3.1.1" else "5",
                 will=will,
-                is_probe=self._attempt == "probe",
+                is_probe=attempt == "probe",
             )
         except LinkError as error:
-            self._pause(error, now_ns)
+            self._reconnect.not_reached(error, now_ns)
+            self._update_status()
 
     def _serve(self, connection: Connection, wait_s: float, *, only_states: bool = False) -> bool:
         """One round with the connection there is; whether anything happened."""
         if connection.ready and not self._is_born:
-            if self._attempt == "probe":
-                self._attempt = "5"
+            if self._reconnect.attempt == "probe":
+                self._reconnect.probed()
                 connection.close()
                 self._connection = None
                 return True
@@ -230,9 +211,8 @@ class Link:
     def _begin(self, connection: Connection) -> None:
         """Birth: everything retained is said anew, then the outbox from its oldest row."""
         self._is_born = True
-        self._born_ns = self._clock.boot_ns()
+        self._reconnect.born(self._clock.boot_ns())
         self._connections += 1
-        self._failure = ""
         self._sent.clear()
         self._denied.clear()
         self._delivery.restart()
@@ -251,70 +231,20 @@ class Link:
 
     def _end(self, connection: Connection, failure: LinkError) -> None:
         """The connection is over: note why, decide when and how the next one is tried."""
-        now_ns = self._clock.boot_ns()
-        was_born = self._is_born
+        was_born, self._is_born = self._is_born, False
         connection.close(politely=False)
         self._connection = None
-        self._is_born = False
         self._states.clear()
         delivered_some = was_born and self._note_death(connection)
         self._sent.clear()
         self._delivery.restart()
-        if was_born and (delivered_some or now_ns - self._born_ns > STABLE_S * NS_PER_S):
-            self._backoff.reset()
-        if self._choose_attempt(connection, was_born):
-            self._failure = str(failure)
-            return
-        if was_born and self._is_duplicate(connection, now_ns):
-            failure = LinkError(
-                "stay connected to",
-                connection.where,
-                "duplicate-id: another client keeps taking our place",
-                hint=f"two nodes are configured as {self._node.site}/{self._node.id}, or a card was cloned",
-            )
-            self._pause(failure, now_ns, TAKEOVER_PAUSE_S * (0.5 + self._jitter()))
-            return
-        self._pause(failure, now_ns)
-
-    def _pause(self, failure: LinkError, now_ns: int, delay_s: float | None = None) -> None:
-        delay_s = self._backoff.next_s() if delay_s is None else delay_s
-        self._next_try_ns = now_ns + round(delay_s * NS_PER_S)
-        words = str(failure)
-        # The same trouble again is not news.
-        log.log(
-            logging.DEBUG if words == self._failure else logging.WARNING, "%s; next try in %.0f s", words, delay_s
+        self._reconnect.ended(
+            connection,
+            failure,
+            self._clock.boot_ns(),
+            delivered_some=delivered_some,
+            has_suspect=self._suspect[1] > 0,
         )
-        self._failure = words
-        self._update_status()
-
-    def _choose_attempt(self, connection: Connection, was_born: bool) -> bool:
-        """How the next connection is tried; whether at once, because the broker's answer settled it.
-
-        MQTT 5 first, each time anew. A broker of 3.1.1 refuses it in words, or waits for the rest of a packet that
-        it misreads (amqtt), or hangs up: the last two look like trouble of the moment, so a bare CONNECT asks again,
-        lest a node speaks 3.1.1 for weeks to a broker that knows better.
-        """
-        attempt = self._attempt
-        if attempt == "3.1.1":
-            self._attempt = "probe" if was_born else "5"
-            return False
-        if connection.refusal == UNSUPPORTED_VERSION:
-            log.warning("%s refuses MQTT 5: trying 3.1.1", connection.where)
-            self._attempt, self._silent_probes = "3.1.1", 0
-            return True
-        if attempt == "5":
-            self._attempt = "probe" if connection.is_unanswered else "5"
-            return False
-        self._silent_probes = self._silent_probes + 1 if connection.is_unanswered else 0
-        self._attempt = "3.1.1" if self._silent_probes >= SILENT_PROBES else "5"
-        return connection.refusal is not None
-
-    def _is_duplicate(self, connection: Connection, now_ns: int) -> bool:
-        """Whether connections end as they do when two clients have one id: by name, or idle and without a word."""
-        if connection.closed_by == TAKEN_OVER or (connection.closed_silently and not self._suspect[1]):
-            self._takeovers_ns.append(now_ns)
-        oldest_ns = self._takeovers_ns[0] if len(self._takeovers_ns) == TAKEOVERS else None
-        return oldest_ns is not None and now_ns - oldest_ns <= TAKEOVER_WINDOW_S * NS_PER_S
 
     def _note_death(self, connection: Connection) -> bool:
         """Suspect the oldest unanswered row when connections keep ending on it; whether this one delivered any."""
@@ -523,7 +453,7 @@ class Link:
 
     def _trouble(self, connected: bool) -> str:
         if not connected:
-            return self._failure
+            return self._reconnect.failure
         parts = [
             f"{self._topics.of(kind)}: {words}, kept and tried again"
             for kind, words in self._delivery.refused.items()

@@ -105,10 +105,10 @@ def test_tries_are_spaced_at_least_a_second_and_ever_wider() -> None:
     waits = []
     for _ in range(9):
         before_ns = desk.clock.boot_ns()
-        next_ns = desk.link._next_try_ns
+        next_ns = desk.link._reconnect.next_try_ns
         waits.append((next_ns - before_ns) / 1e9)
         desk.clock.move(waits[-1] + 0.001)
-        desk.step_until(lambda next_ns=next_ns: desk.link._next_try_ns != next_ns)  # type: ignore[misc]
+        desk.step_until(lambda next_ns=next_ns: desk.link._reconnect.next_try_ns != next_ns)  # type: ignore[misc]
     assert all(0.9 < wait <= 60 for wait in waits)
     assert waits == sorted(waits, key=lambda wait: round(wait))
     assert waits[-1] > 29
@@ -349,7 +349,7 @@ def test_two_nodes_with_one_id_do_not_fight_for_ever() -> None:
             assert connects < 5
         assert "ward-12/entrance" in desk.link.status.trouble
         assert connects == 3
-        assert (desk.link._next_try_ns - desk.clock.boot_ns()) / 1e9 > 60
+        assert (desk.link._reconnect.next_try_ns - desk.clock.boot_ns()) / 1e9 > 60
         desk.link.close(0.1)
 
 
