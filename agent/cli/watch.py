@@ -21,6 +21,7 @@ from agent.clock import SystemClock
 from agent.connection import UNSUPPORTED_VERSION, Connection, Incoming, Protocol
 from agent.errors import ConfigError, LinkError
 from agent.gaps import Gaps, Seen
+from agent.handoffs import Doorbell
 from agent.messages import (
     ClipMessage,
     Envelope,
@@ -30,7 +31,9 @@ from agent.messages import (
     MetaMessage,
     StateMessage,
     ThumbProperties,
+    sha256_hex,
 )
+from agent.outbox import stamp_of
 from agent.settings import MqttSettings
 from agent.topics import CLIP, EVENT, HEALTH, LOSS, META, MOTION, STATE, THUMB, VERSION, split
 
@@ -136,7 +139,7 @@ def watch(settings: MqttSettings, filters: list[str], watcher: Watcher, is_over:
             watcher.say(f"{failure}; trying again")
             retry_s = time.monotonic() + backoff.next_s()
             while time.monotonic() < retry_s and not is_over():
-                time.sleep(0.1)
+                Doorbell().wait(0.1)
         finally:
             if connection is not None:
                 connection.close()
@@ -281,14 +284,11 @@ class Watcher:
         self._line(key, loss.time, f"the node gave up {numbers} ({loss.kind}): {loss.reason}")
 
     def _thumb(self, key: tuple[str, str], message: Incoming) -> None:
-        fields = {name: message.properties.get(name) for name in ThumbProperties.model_fields}
-        try:
-            about = ThumbProperties.model_validate(fields) if message.properties else None
-        except ValidationError:
-            about = None
+        about = _about(message)
         if about is not None:
+            # Pictures do not say their epoch: it is that of the newest message of their node.
             epoch = next((stream[2] for stream in reversed(self._gaps) if stream[:2] == key), None)
-            if epoch is not None and about.seq.isdecimal():
+            if epoch is not None and about.seq.isdecimal() and not message.retained:
                 self._count(key, epoch, int(about.seq))
         saved = self._keep(key, message.payload, about)
         self.told[THUMB] += 1
@@ -351,6 +351,22 @@ class Watcher:
         meta = self._metas.get(key)
         name = meta.name if meta and meta.name else f"{key[0]}/{key[1]}"
         self._out(f"{_local(when)}  {_plain(name)}  {_plain(words)}")
+
+
+def _about(message: Incoming) -> ThumbProperties | None:
+    """What a picture says of itself: its MQTT 5 properties, else the comment inside the JPEG."""
+    fields = dict(message.properties)
+    if not fields:
+        try:
+            stamp = stamp_of(message.payload) or {}
+        except RecursionError:  # a comment that is meant ill
+            stamp = {}
+        fields = {name: str(value) for name, value in stamp.items()} | {"sha256": sha256_hex(message.payload)}
+    known = {name: fields[name] for name in ThumbProperties.model_fields if name in fields}
+    try:
+        return ThumbProperties.model_validate(known)
+    except ValidationError:
+        return None
 
 
 def _doubts(message: Envelope) -> str:

@@ -1,0 +1,118 @@
+"""The link on the real ledger: what the storage's transactions hold is what a dashboard gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broker import Mosquitto, Subscriber, requires_mosquitto
+from link_fixtures import NODE, Desk, check_message, ulid
+
+from agent.clock import read
+from agent.disk import Disk
+from agent.ledger import Ledger, LedgerReader, Revision
+from agent.link import Link
+from agent.model import Ack, Event, EventKind, Moment, Phase, Thumbnail
+
+pytestmark = [pytest.mark.broker, requires_mosquitto]
+JPEG = b"\xff\xd8\xff\xe0\x00\x04xx\xff\xda" + bytes(range(256)) * 80 + b"\xff\xd9"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    mosquitto = Mosquitto(tmp_path / "broker", extra=["max_packet_size 40000"]).start()
+    yield mosquitto
+    mosquitto.kill()
+
+
+class LedgerDesk(Desk):
+    """A desk whose storage is the real ledger."""
+
+    def __init__(self, port: int, directory: Path) -> None:
+        self.directory = directory
+        self.ledger = Ledger(Disk(), directory, node="entrance")
+        super().__init__(port)
+
+    def new_link(self, will_delay_s: float = 0.0) -> Link:
+        return Link(
+            self.settings,
+            NODE,
+            lambda: LedgerReader(self.directory),
+            self.box,
+            self.statuses,
+            self.clock,
+            will_delay_s=will_delay_s,
+            jitter=lambda: 0.0,
+        )
+
+    def step(self, wait_s: float = 0.02) -> None:
+        self.link.step(wait_s)
+        acks: list[Ack] = self.box.take()
+        self.acks += acks
+        for ack in acks:
+            if ack.poison:
+                self.ledger.quarantine(ack.seq, ack.reason, read(self.clock))
+        self.ledger.mark([ack for ack in acks if not ack.poison], read(self.clock))
+
+    def happen(self, number: int, jpeg: bytes) -> None:
+        moment = Moment(self.clock.boot_ns(), number)
+        event = Event(
+            id=ulid(number),
+            rev=1,
+            phase=Phase.START,
+            kind=EventKind.MOTION,
+            start=moment,
+            last=moment,
+            peak=moment,
+            score=0.7,
+            thumbnail=Thumbnail(jpeg, 320, 240, moment),
+        )
+        self.ledger.store_events([Revision(event, None, moment.t_ns)], read(self.clock))
+        self.link.bell.ring()
+
+
+def test_events_and_pictures_of_the_ledger_arrive_and_are_marked(broker: Mosquitto, tmp_path: Path) -> None:
+    subscriber = Subscriber(broker.port, "edgecam/#")
+    desk = LedgerDesk(broker.port, tmp_path)
+    desk.connect()  # before there is a ledger
+    desk.ledger.open(None, read(desk.clock))
+    for number in (1, 2):
+        desk.happen(number, JPEG)
+    desk.happen(3, JPEG + b"x" * 40_000)  # too large for this broker
+    desk.happen(4, JPEG)
+    desk.step_until(lambda: desk.ledger.load.rows == 0, "all is delivered or quarantined")
+    desk.step_until(lambda: subscriber.of("/loss") and len(subscriber.of("/thumb")) == 3)
+    assert [json.loads(message.payload)["id"] for message in subscriber.of("/event")] == [
+        ulid(n) for n in range(1, 5)
+    ]
+    loss = json.loads(subscriber.of("/loss")[0].payload)
+    poison = next(ack for ack in desk.acks if ack.poison)
+    assert (loss["from_seq"], loss["to_seq"], loss["kind"]) == (poison.seq, poison.seq, "thumb")
+    assert "too large" in loss["reason"]
+    numbers = {ack.seq for ack in desk.acks if ack.delivered} | {poison.seq}
+    assert numbers == set(range(1, desk.ledger.head_seq + 1)), "every number is accounted for"
+    desk.link.close(1)
+    desk.ledger.close()
+    subscriber.close()
+    for message in subscriber.messages:
+        check_message(message)
+
+
+def test_a_restarted_node_sends_what_the_last_one_still_owed(broker: Mosquitto, tmp_path: Path) -> None:
+    desk = LedgerDesk(broker.port, tmp_path)
+    desk.ledger.open(None, read(desk.clock))
+    for number in range(1, 6):
+        desk.happen(number, JPEG)
+    desk.step_until(lambda: desk.link.status.refused, "nobody subscribes")
+    desk.link.close(0.1)
+    desk.ledger.close()
+    subscriber = Subscriber(broker.port, "edgecam/#")
+    again = LedgerDesk(broker.port, tmp_path)
+    again.ledger.open(None, read(again.clock))
+    again.step_until(lambda: again.ledger.load.rows == 0)
+    again.step_until(lambda: len(subscriber.of("/event")) == 5)
+    again.link.close(1)
+    again.ledger.close()
+    subscriber.close()

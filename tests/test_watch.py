@@ -1,0 +1,296 @@
+"""`camera-agent watch`: what a person sees of a site, and what it does not let through."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broker import DEADLINE_S, Mosquitto, free_port, requires_mosquitto, until
+from link_fixtures import BASE, EPOCH, TIME, Desk, MemoryOutbox, ulid
+
+from agent.cli import main
+from agent.cli.watch import Watcher
+from agent.clock import SystemClock
+from agent.connection import Incoming
+from agent.handoffs import Status
+from agent.messages import (
+    CameraMeta,
+    HeadHealth,
+    HealthMessage,
+    LimitsMeta,
+    MetaMessage,
+    StateMessage,
+    ZoneMeta,
+    message_bytes,
+    thumb_properties,
+    to_bytes,
+)
+from agent.outbox import stamped
+
+ROOT = Path(__file__).resolve().parent.parent
+JPEG = b"\xff\xd8\xff\xda picture \xff\xd9"
+META = MetaMessage(
+    site="ward-12",
+    node="entrance",
+    name="Cửa chính",
+    location="Tầng 1",
+    timezone="Asia/Ho_Chi_Minh",
+    agent_version="0.1.0",
+    hardware=None,
+    camera=CameraMeta(backend="fake", description="scene", codec="h264", width=1280, height=720, fps=15),
+    zones=[ZoneMeta(id="quay-so-2", name="Quầy số 2", kind="detect", polygon=[(0, 0), (1, 0), (1, 1)])],
+    capabilities=["motion"],
+    schema_version="1.0",
+    limits=LimitsMeta(max_payload_bytes=65536, replay_days=14, replay_mb=256),
+)
+
+
+class Screen:
+    """A watcher, what it printed, and a node's messages to show it."""
+
+    def __init__(self, save: Path | None = None, as_json: bool = False) -> None:
+        self.lines: list[str] = []
+        self.outbox = MemoryOutbox(SystemClock())
+        self.watcher = Watcher(self.lines.append, root="edgecam", save=save, as_json=as_json)
+
+    def show(
+        self, feed: str, payload: bytes, properties: dict[str, str] | None = None, retained: bool = False
+    ) -> None:
+        self.watcher.take(Incoming(f"{BASE}/{feed}", payload, retained, properties or {}))
+
+    def show_rows(self, *seqs: int) -> None:
+        for seq in seqs:
+            row = self.outbox.rows[seq - 1]
+            if row.blob is not None:
+                self.show(row.kind.value, row.blob, thumb_properties(row).model_dump())
+            else:
+                payload = message_bytes(row, site="ward-12", node="entrance", epoch=EPOCH, now_wall_ns=row.wall_ns)
+                self.show(row.kind.value, payload)
+
+    def show_head(self, seq: int) -> None:
+        health = HealthMessage(
+            time=TIME, boot_id="x", verdict="online", reasons=[], uptime_s=1, head=HeadHealth(epoch=EPOCH, seq=seq)
+        )
+        self.show("health", to_bytes(health))
+
+
+def test_names_are_those_of_the_birth_document() -> None:
+    screen = Screen()
+    screen.show("meta", to_bytes(META), retained=True)
+    screen.outbox.event(1)
+    screen.show_rows(1)
+    assert "Cửa chính" in screen.lines[-1]
+    assert "in Quầy số 2" in screen.lines[-1]
+    assert "event start  motion" in screen.lines[-1]
+    assert ulid(1) in screen.lines[-1]
+
+
+def test_times_are_the_viewers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Ho_Chi_Minh")
+    time.tzset()
+    screen = Screen()
+    screen.show("state", to_bytes(StateMessage(state="online", session=ulid(1), time=TIME, reasons=[])))
+    monkeypatch.undo()
+    time.tzset()
+    assert screen.lines == ["10:15:07.250  ward-12/entrance  online"]
+
+
+def test_a_gap_is_said_and_so_is_its_end() -> None:
+    screen = Screen()
+    for number in range(1, 8):
+        screen.outbox.event(number)
+    screen.show_rows(1, 2, 5)
+    assert "missing 3..4" in screen.lines[-2]
+    screen.show_rows(3)
+    assert any("3 came after all, still missing 4" in line for line in screen.lines)
+    screen.show_rows(4)
+    assert any(line.endswith("4 came after all") for line in screen.lines)
+
+
+def test_a_gap_that_the_node_explains_is_no_longer_missing() -> None:
+    screen = Screen()
+    screen.outbox.event(1)
+    screen.outbox.event(2)
+    screen.outbox.event(3)
+    screen.outbox.loss(2, 2)
+    screen.outbox.event(5)
+    screen.show_rows(1, 3, 4)
+    assert "gave up 2 (thumb): outbox full" in screen.lines[-1]
+    screen.show_rows(5)
+    assert not any("still missing" in line for line in screen.lines)
+
+
+def test_a_gap_at_the_tail_is_seen_from_health() -> None:
+    screen = Screen()
+    screen.outbox.event(1)
+    screen.show_rows(1)
+    screen.show_head(3)
+    assert not any("missing" in line for line in screen.lines), "it may be on its way"
+    screen.show_head(3)
+    assert "missing 2..3" in screen.lines[-1]
+
+
+def test_pictures_are_saved_under_their_event(tmp_path: Path) -> None:
+    screen = Screen(save=tmp_path)
+    screen.outbox.event(1, thumb=JPEG)
+    screen.show_rows(1, 2)
+    (file,) = tmp_path.iterdir()
+    assert file.name == f"ward-12_entrance_{ulid(1)}-1.jpg"
+    assert file.read_bytes() == JPEG
+    assert str(file) in screen.lines[-1]
+
+
+def test_a_picture_without_properties_is_known_by_its_comment(tmp_path: Path) -> None:
+    screen = Screen(save=tmp_path)
+    screen.show("thumb", stamped(JPEG, {"event_id": ulid(5), "rev": 2, "seq": 7, "time": TIME}))
+    assert [file.name for file in tmp_path.iterdir()] == [f"ward-12_entrance_{ulid(5)}-2.jpg"]
+    assert ulid(5) in screen.lines[-1]
+
+
+@pytest.mark.parametrize(
+    "properties", [{}, {"event_id": "../../etc/passwd", "rev": "1", "seq": "1", "time": TIME, "sha256": "0" * 64}]
+)
+def test_a_strange_picture_stays_in_the_directory(tmp_path: Path, properties: dict[str, str]) -> None:
+    screen = Screen(save=tmp_path / "in")
+    (tmp_path / "in").mkdir()
+    screen.watcher.take(Incoming("edgecam/v1/../..\x00/thumb", JPEG, False, properties))
+    screen.show("thumb", b"\xff\xd8\xff\xfe\xff\xff" + b"[" * 65_000, properties)
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+    assert len(list((tmp_path / "in").iterdir())) == 2
+
+
+@pytest.mark.parametrize("payload", [b"{", b"\xff", b"[]", b'{"v":1}', b'{"v":' + b"9" * 5000 + b"}", b"[" * 100_000])
+def test_what_is_not_understood_is_named_and_not_shown(payload: bytes) -> None:
+    screen = Screen()
+    for feed in ("state", "meta", "health", "event", "clip", "loss"):
+        screen.show(feed, payload)
+        assert f"{feed}: not understood" in screen.lines[-1]
+        assert len(screen.lines[-1]) < 300
+
+
+def test_no_control_character_reaches_the_terminal() -> None:
+    screen = Screen()
+    evil = META.model_copy(update={"name": "\x1b]0;owned\x07door", "location": "a\nb"})
+    screen.show("meta", to_bytes(evil))
+    screen.show("state", to_bytes(StateMessage(state="degraded", session=ulid(1), time=TIME, reasons=["\x1b[2J"])))
+    assert all(line.isprintable() for line in screen.lines)
+
+
+def test_json_lines_hold_whole_messages() -> None:
+    screen = Screen(as_json=True)
+    screen.outbox.event(1, thumb=JPEG)
+    screen.outbox.event(2)
+    screen.outbox.event(3)
+    screen.show_rows(1, 2, 4)
+    screen.show("motion", b"ON", retained=True)
+    lines = [json.loads(line) for line in screen.lines]
+    assert [line["type"] for line in lines] == ["event", "thumb", "event", "gap", "motion"]
+    assert lines[0]["message"]["id"] == ulid(1)
+    assert lines[1]["message"]["event_id"] == ulid(1)
+    assert lines[3]["missing"] == [[3, 3]]
+    assert (lines[4]["message"], lines[4]["retained"]) == ("ON", True)
+
+
+# -- the program
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    mosquitto = Mosquitto(tmp_path / "broker").start()
+    yield mosquitto
+    mosquitto.kill()
+
+
+def start_watch(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "agent", "watch", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@requires_mosquitto
+@pytest.mark.broker
+def test_a_person_sees_an_event_its_picture_and_its_clip(broker: Mosquitto, tmp_path: Path) -> None:
+    desk = Desk(broker.port, will_delay_s=0)
+    desk.statuses.put("meta", Status(to_bytes(META)))
+    desk.connect()
+    program = start_watch("--port", str(broker.port), "--host", "127.0.0.1", "--save", str(tmp_path / "pictures"))
+    desk.outbox.event(1, thumb=JPEG)
+    desk.outbox.clip(1)
+    end_s = time.monotonic() + DEADLINE_S
+    while not desk.drained():  # nobody subscribes until the program has started
+        assert time.monotonic() < end_s
+        desk.step()
+        desk.clock.move(0.1)
+    desk.link.close(1)
+    until(lambda: any((tmp_path / "pictures").glob("*.jpg")), "a picture")
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=DEADLINE_S)
+    assert program.returncode == 130
+    assert err == ""
+    lines = out.splitlines()
+    assert "is ward-12/entrance, Tầng 1: 1280x720" in out
+    for words in ("event start", "picture of", "clip"):
+        assert any("Cửa chính" in line and words in line for line in lines), out
+
+
+@requires_mosquitto
+@pytest.mark.broker
+def test_it_ends_by_itself_after_the_seconds_given(broker: Mosquitto) -> None:
+    assert main(["watch", "--host", "127.0.0.1", "--port", str(broker.port), "--seconds", "0.3"]) == 0
+
+
+@requires_mosquitto
+@pytest.mark.broker
+def test_it_comes_back_to_a_broker_that_was_away(broker: Mosquitto) -> None:
+    program = start_watch("--port", str(broker.port), "--host", "127.0.0.1", "--json")
+    desk = Desk(broker.port)
+    desk.outbox.event(1)
+    assert program.stdout is not None
+    assert program.stderr is not None
+    end_s = time.monotonic() + DEADLINE_S
+    while not desk.drained():
+        assert time.monotonic() < end_s
+        desk.step()
+        desk.clock.move(0.1)
+    broker.kill()
+    assert "trying again" in program.stderr.readline()
+    broker.start()
+    while "again" not in (line := program.stderr.readline()) or "connected" not in line:
+        assert line, "the program ended"
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=DEADLINE_S)
+    assert program.returncode == 130
+    desk.link.close(0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--host", "127.0.0.1", "--port", str(free_port())), 1, "is the broker running"),
+        (("--host", "no-such-host.invalid"), 1, "no-such-host.invalid"),
+        (("--port", "99999"), 78, "mqtt.port = 99999"),
+        (("--site", "a/b"), 78, "--site"),
+        (("--root", "#"), 78, "mqtt.root"),
+        (("--password-file", "/nowhere"), 78, "/nowhere"),
+    ],
+)
+def test_trouble_is_one_line(
+    words: tuple[str, ...], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", "--seconds", "20", *words]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
