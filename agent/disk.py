@@ -76,7 +76,10 @@ class Disk:
         missing = missing[: next((i for i, p in enumerate(missing) if p.is_dir()), len(missing))]
         for directory in reversed(missing):
             with self.guard("make directory", directory):
-                directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+                try:
+                    directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+                except FileExistsError as error:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
             self.sync_directory(directory.parent)
 
     def create(self, path: Path) -> OpenFile:

@@ -20,13 +20,13 @@ from pathlib import Path
 from agent import outbox
 from agent.clock import Now, rfc3339
 from agent.disk import Disk
-from agent.errors import StorageError
 from agent.ledger_file import (
     LEDGER_NAME,
     SCHEMA,
     SCHEMA_VERSION,
     TRIGGERS,
     LedgerDamagedError,
+    LedgerError,
     check_version,
     connect,
     sqlite_errors,
@@ -122,7 +122,7 @@ class Ledger:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         if self._database is None:
-            raise StorageError("read", self._path, "the ledger is not open")
+            raise LedgerError("read", self._path, "the ledger is not open")
         with sqlite_errors("read", self._path):
             yield self._database
 
@@ -130,7 +130,7 @@ class Ledger:
     def _transaction(self, now: Now) -> Iterator[sqlite3.Connection]:
         """All or nothing; on return durable. Also carries the node's running time forward."""
         if self._database is None:
-            raise StorageError("write", self._path, "the ledger is not open")
+            raise LedgerError("write", self._path, "the ledger is not open")
         database = self._database
         with sqlite_errors("write", self._path):
             try:

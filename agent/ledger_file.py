@@ -115,7 +115,11 @@ WAL_LIMIT_BYTES = 4 << 20
 BUSY_MS = 5000
 
 
-class LedgerDamagedError(StorageError):
+class LedgerError(StorageError):
+    """SQLite failed: nothing of the call is stored. Other StorageErrors are about the clips' files."""
+
+
+class LedgerDamagedError(LedgerError):
     """The index is corrupt: set it aside and rebuild it from the clips."""
 
 
@@ -139,10 +143,10 @@ def sqlite_errors(operation: str, path: Path) -> Iterator[None]:
         if code in _DAMAGED:
             raise LedgerDamagedError(operation, path, error, hint="it is set aside and rebuilt at start") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StorageError(operation, path, error, hint="another program keeps the ledger locked") from error
+            raise LedgerError(operation, path, error, hint="another program keeps the ledger locked") from error
         if code in _ERRNO_OF:
-            number = _ERRNO_OF[code]
-            raise storage_error(operation, path, OSError(number, f"SQLite: {error}")) from error
+            cause = OSError(_ERRNO_OF[code], f"SQLite: {error}")
+            raise LedgerError(operation, path, cause, hint=storage_error(operation, path, cause).hint) from error
         raise
 
 
@@ -166,7 +170,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A read-only connection that sees committed states while the writer works. StorageError if there is none."""
     if not path.exists():
-        raise StorageError("open", path, "there is no ledger", hint="has the agent run with this directory?")
+        raise LedgerError("open", path, "there is no ledger", hint="has the agent run with this directory?")
     with sqlite_errors("read", path):
         uri = path.absolute().as_uri()
         try:

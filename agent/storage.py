@@ -15,7 +15,7 @@ from agent.disk import DirectoryRefusedError, Disk, OpenFile
 from agent.errors import StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, PacketRing
 from agent.ledger import Ledger, Revision
-from agent.ledger_file import CLIPS_NAME, LOCK_NAME, LedgerDamagedError
+from agent.ledger_file import CLIPS_NAME, LOCK_NAME, LedgerError
 from agent.ledger_reader import ClipRow, ClipTotals
 from agent.model import NS_PER_S, Ack, EndReason, Event, Phase
 from agent.recorder import Recorder
@@ -110,7 +110,7 @@ class Storage:
             self._unlock()
             raise
         except StorageError as error:
-            self._ledger_failed(error, now)
+            self._failed(error, now)
         self._show(now)
 
     def _make_ready(self, now: Now) -> None:
@@ -122,19 +122,22 @@ class Storage:
             ended = self._ledger.end_open_events(EndReason.POWER_LOSS, now)
             if ended:
                 _log.info("%d events of the last run ended: power_loss", ended)
-        self._recovery.begin(now, running=self._recorder.part_name, believed=self._recorder.abandoned)
-        self._recorder.abandoned.clear()
-        # One clip at once (what a power cut leaves); the rest of a rebuild goes on between other work.
-        self._recovery.step(now)
         self._is_ready = self._was_ready = True
         self._wrote(now)
+        self._put_clips_in_order(now)
+        # One clip at once (what a power cut leaves); the rest of a rebuild goes on between other work.
+        self._recovery.step(now)
+
+    def _put_clips_in_order(self, now: Now) -> None:
+        self._recovery.begin(now, running=self._recorder.part_name, believed=self._recorder.abandoned)
+        self._recorder.abandoned.clear()
 
     def close(self) -> None:
         """Write down what came last, end the clip, let go of everything. Safe after errors and twice."""
         now = read(self._clock)
         if self._lock is not None:
             self._store_events(now)
-            if self._settings.clips.enabled and not self._clip_trouble:
+            if self._settings.clips.enabled and not self._clip_trouble and self._was_ready:
                 try:
                     self._recorder.finish(self._ring, now)
                 except StorageError as error:
@@ -170,19 +173,31 @@ class Storage:
 
     # -- trouble --------------------------------------------------------------------------------------------
 
+    def _failed(self, error: StorageError, now: Now) -> None:
+        if isinstance(error, LedgerError) or not self._was_ready:
+            self._ledger_failed(error, now)
+        else:
+            self._recorder.abandon(now)
+            self._recording_failed(error, now)
+
     def _ledger_failed(self, error: StorageError, now: Now) -> None:
         """Nothing can be stored: keep what can be kept in memory (bounded by the board) and try again later."""
         if not self._ledger_trouble:
             _log.error("storage: %s", error)
         self._ledger_trouble = str(error)
         self._is_ready = False
-        self._retry_ns = now.t_ns + round(RETRY_S * NS_PER_S)
+        self._try_later(now)
 
     def _recording_failed(self, error: StorageError | str, now: Now) -> None:
         if not self._clip_trouble:
             _log.error("recording paused: %s", error)
         self._clip_trouble = str(error)
-        self._retry_ns = now.t_ns + round(RETRY_S * NS_PER_S)
+        self._try_later(now)
+
+    def _try_later(self, now: Now) -> None:
+        """Set the time of the next try; trouble that comes meanwhile does not put it off."""
+        if self._retry_ns <= now.t_ns:
+            self._retry_ns = now.t_ns + round(RETRY_S * NS_PER_S)
 
     def _try_again(self, now: Now) -> None:
         try:
@@ -191,20 +206,13 @@ class Storage:
                 _log.info("storage: the ledger works again")
                 self._ledger_trouble = ""
             if self._clip_trouble:
-                self._recovery.begin(now, running=self._recorder.part_name, believed=self._recorder.abandoned)
-                self._recorder.abandoned.clear()
+                self._put_clips_in_order(now)
                 self._check_space(now)
                 if not self._lacks_space():
                     _log.info("recording goes on")
                     self._clip_trouble = ""
-        except LedgerDamagedError as error:
-            self._ledger_failed(error, now)
         except StorageError as error:
-            if self._is_ready:
-                self._recording_failed(error, now)
-            else:
-                self._ledger_failed(error, now)
-        self._retry_ns = now.t_ns + round(RETRY_S * NS_PER_S)
+            self._failed(error, now)
 
     # -- the work -------------------------------------------------------------------------------------------
 
@@ -264,13 +272,12 @@ class Storage:
             self._ledger_failed(error, now)
 
     def _record(self, now: Now) -> None:
-        if not self._settings.clips.enabled or self._clip_trouble:
+        if not self._settings.clips.enabled or self._clip_trouble or not self._was_ready:
             return
         try:
             self._busy |= self._recorder.step(self._ring, now, PACKETS_PER_STEP)
         except StorageError as error:
-            self._recorder.abandon(now)
-            self._recording_failed(error, now)
+            self._failed(error, now)
         if self._recorder.units != self._units_seen:
             self._units_seen = self._recorder.units
             self._wrote(now)
@@ -329,7 +336,7 @@ class Storage:
                 self._ledger.tidy(replay_s=bounds.replay_days * 86400, replay_bytes=bounds.replay_mb * MB, now=now)
                 self._wrote(now)
         except StorageError as error:
-            self._ledger_failed(error, now)
+            self._failed(error, now)
 
     def _check_space(self, now: Now) -> None:
         """Delete the oldest clips while the ring is over its budget, its age, or the disk short of space."""
