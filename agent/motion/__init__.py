@@ -1,0 +1,9 @@
+"""The motion detector: one frame after another becomes a word on what moved. Touches nothing.
+
+It looks at the luma, halved to about 160x120. How and why, with the measurements: docs/MOTION.md.
+"""
+
+from agent.motion.detector import Detector, Seen
+from agent.motion.rules import Rules
+
+__all__ = ["Detector", "Rules", "Seen"]

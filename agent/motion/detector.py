@@ -1,0 +1,335 @@
+"""The detector itself: from frame to word. Touches nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.model import NS_PER_S, Frame, Moment, Motion, Plane
+from agent.motion.background import Restlessness, Scene, rate
+from agent.motion.light import Levels, LightChange, coarser, light_between, lit, opencv, smooth_light, tile_means
+from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, TILE, Rules
+from agent.motion.things import things
+from agent.settings import ZoneSettings
+from agent.zones import Zones
+
+_NEAR = np.ones((5, 5), np.uint8)
+_STILL_LIGHT = 0.03  # light within 1 +- this needs no care when two frames are compared
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the detector saw on its last frame, for pictures of its stages. Arrays are its own: look, don't touch.
+
+    small, level: the analysis picture less BLACK, and the same in the light of the background. changed: 255 where
+    a pixel is unlike both backgrounds. counts, limits: changed pixels per overlapping tile, and what is too many.
+    candidates: 255 where too many changed and something moves. light: what level was multiplied by, per tile.
+    """
+
+    small: Plane
+    level: Plane
+    light: Levels | None
+    changed: Plane | None
+    counts: Levels | None
+    limits: Levels
+    candidates: Plane | None
+
+
+class Detector:
+    """Finds what moves in frames of one size, whatever the light does.
+
+    width, height: of the frames' luma, pixels. sensitivity: 0..100. confirm_frames: so many frames in a row
+    must show the movement before `active`. All else goes by t_ns, so that 5 and 30 frames per second are alike.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        *,
+        sensitivity: int = 50,
+        confirm_frames: int = 3,
+        zones: Sequence[ZoneSettings] = (),
+        rules: Rules | None = None,
+    ) -> None:
+        self.width, self.height = width, height
+        self.seen: Seen | None = None
+        self._rules = rules or Rules()
+        self._halvings = max(0, round(math.log2(max(width, height * 4 // 3) / ANALYSIS_WIDTH)))
+        step = 1 << self._halvings
+        # Whole tiles only: the few columns and rows that do not fill one are left out.
+        self._w = max(width // step // TILE, 1) * TILE
+        self._h = max(height // step // TILE, 1) * TILE
+        self._crop = (min(self._h * step, height), min(self._w * step, width))
+        self._cells = (self._w // CELL, self._h // CELL)
+        self._pixel = (self._crop[1] / width / self._w, self._crop[0] / height / self._h)
+        ours = [
+            zone.model_copy(
+                update={"polygon": [(x * width / self._crop[1], y * height / self._crop[0]) for x, y in zone.polygon]}
+            )
+            for zone in zones
+        ]
+        self._counted = Zones(ours, self._w, self._h).counted
+        self._zones = Zones(ours, *self._cells)
+        self._confirm = min(confirm_frames, 250)
+        # 0: four times as many changed pixels and twice the contrast; 100: a quarter and half.
+        ease = 2.0 ** ((50 - sensitivity) / 25)
+        self._floor = self._rules.floor * math.sqrt(ease)
+        self._spread = self._rules.spread * max(1.0, math.sqrt(ease))
+        self._need = self._rules.need * ease
+        self._t_ns: int | None = None
+
+    def _begin(self, small: Plane, t_ns: int) -> None:
+        """Forget everything; small is the first frame of a new scene."""
+        self._t0_ns = self._updated_ns = self._slow_updated_ns = t_ns
+        self._learning = True
+        self._is_known = False
+        self._frames = self._updates = 0
+        self._scene = Scene(small, self._rules)
+        self._light_change = LightChange(self._rules, t_ns)
+        cells = (self._cells[1], self._cells[0])
+        self._once = Restlessness(cells, self._need, self._rules.calm_once)
+        self._twice = Restlessness(cells, self._need, self._rules.calm)
+        self._age: Plane = np.zeros(cells, np.uint8)
+        self._has_ages = False
+        self._restless = 1.0
+        self._past: deque[tuple[int, Plane, Plane, Levels, bool]] = deque()
+        self._changes: deque[tuple[int, Plane | None]] = deque()
+        self._moments: deque[Moment] = deque(maxlen=self._confirm)
+        self._since: Moment | None = None
+
+    def step(self, frame: Frame) -> Motion:
+        """Compare one frame with what is usual here.
+
+        frame.y: uint8 of the size given at construction (ValueError); t_ns must rise (ValueError).
+        """
+        if frame.y.shape != (self.height, self.width):
+            raise ValueError(f"a frame of {frame.y.shape[1]}x{frame.y.shape[0]}, not {self.width}x{self.height}")
+        small = self._shrink(frame.y)
+        if self._t_ns is None or frame.t_ns - self._t_ns > FORGET_GAP_S * NS_PER_S:
+            self._begin(small, frame.t_ns)
+        elif frame.t_ns <= self._t_ns:
+            raise ValueError(f"t_ns must rise: {frame.t_ns} after {self._t_ns}")
+        self._t_ns = frame.t_ns
+        self._frames += 1
+        self._moments.append(frame.moment)
+        if self._is_known:
+            return self._look(small, frame)
+        self._scene.learn(small, self._frames)
+        if frame.t_ns - self._t0_ns >= self._rules.learn_s * NS_PER_S and self._frames >= 4:
+            self._scene.settle(sensitivity_floor=self._floor, spread=self._spread)
+            self._updated_ns = self._slow_updated_ns = frame.t_ns
+            self._is_known = True
+        return Motion(frame.seq, frame.t_ns, score=0.0, active=False, learning=True)
+
+    def _shrink(self, luma: Plane) -> Plane:
+        """Halvings average exactly, and two cost a seventh of one INTER_AREA step."""
+        cv2 = opencv()
+        small = luma[: self._crop[0], : self._crop[1]]
+        for _ in range(self._halvings):
+            small = cv2.resize(small, (small.shape[1] // 2, small.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        if small.shape != (self._h, self._w):
+            small = cv2.resize(small, (self._w, self._h), interpolation=cv2.INTER_LINEAR)
+        dark: Plane = cv2.subtract(small, BLACK)
+        return dark
+
+    def _look(self, small: Plane, frame: Frame) -> Motion:
+        now, scene = frame.t_ns, self._scene
+        tiles = tile_means(small)
+        ratio = scene.fast.tiles / tiles
+        light = smooth_light(ratio, self._rules)
+        level = lit(small, light)
+        changed = self._changed(small, level, light)
+        before = self._remember(now, small, level, tiles, light, changed)
+        once, twice = self._count_both(changed, before)
+        over = None if once is None else once - self._once.limits
+        if over is not None and twice is not None:
+            over = np.maximum(over, twice - self._twice.limits)
+        restless = 0.0 if over is None else float(np.count_nonzero(over > 0)) / over.size
+        self._light_change.see(now, ratio)
+        if self._light_change.rise > 0.5 and self._light_change.share > 0.7 and restless > 0.2:
+            return self._adopt(small, frame)
+        candidates = None
+        if restless and changed is not None and over is not None:
+            candidates = self._moving(small, level, light, tiles, changed, over)
+        self._grow_older(candidates, twice)
+        moving_share = 0.0 if candidates is None else float(np.count_nonzero(candidates)) / candidates.size
+        light_changed = self._light_change.is_on(now, moving_share)
+        if self._has_ages and self._since is None and self._light_change.holds(now):
+            # What is there already is believed as soon as the light is steady.
+            self._age = opencv().min(self._age, self._confirm - 1)
+        motion = self._word(frame, changed, candidates, over, light_changed)
+        self._follow(now, small, level, tiles, light, changed, candidates, once, twice)
+        if self._learning:
+            self._restless += 0.2 * (restless - self._restless)
+            elapsed_s = (now - self._t0_ns) / NS_PER_S
+            self._learning = self._restless > 0.02 and elapsed_s < self._rules.learn_restless_s
+        self.seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
+        return motion
+
+    def _changed(self, small: Plane, level: Plane, light: Levels | None) -> Plane | None:
+        """255 where a pixel is unlike both backgrounds, with a sharp edge near; None when hardly any is."""
+        cv2 = opencv()
+        changed = self._scene.unlike(small, level, light, self._need)
+        if changed is not None and self._counted is not None:
+            changed = cv2.bitwise_and(changed, self._counted)
+        if changed is None:
+            return None
+        # Light that is left over (the rim of a shadow, a lamp's cone) is soft; a thing has an outline.
+        x, y, w, h = cv2.boundingRect(changed)
+        part = np.s_[max(y - 8, 0) : y + h + 8, max(x - 8, 0) : x + w + 8]
+        differs = cv2.subtract(level[part], self._scene.fast.level[part], dtype=cv2.CV_16S)
+        relief = cv2.convertScaleAbs(cv2.absdiff(differs, cv2.blur(differs, (9, 9))), alpha=self._rules.sharp)
+        outline = cv2.bitwise_and(cv2.compare(relief, self._scene.margin[part], cv2.CMP_GT), changed[part])
+        changed[part] = cv2.bitwise_and(changed[part], cv2.dilate(outline, _NEAR))
+        return changed if cv2.countNonZero(changed) >= self._need else None
+
+    def _remember(
+        self, now: int, small: Plane, level: Plane, tiles: Levels, light: Levels | None, changed: Plane | None
+    ) -> Plane | None:
+        """Keep this frame for comparison; what had changed pair_s ago (None: nothing)."""
+        rules, past, changes = self._rules, self._past, self._changes
+        is_still = light is None or float(np.abs(light - 1).max()) < _STILL_LIGHT
+        past.append((now, small, level, tiles, is_still))
+        while len(past) > 2 and now - past[1][0] >= rules.look_back_s * NS_PER_S:
+            past.popleft()
+        changes.append((now, changed))
+        while len(changes) > 1 and now - changes[1][0] >= rules.pair_s * NS_PER_S:
+            changes.popleft()
+        return changes[0][1]
+
+    def _count_both(self, changed: Plane | None, before: Plane | None) -> tuple[Levels | None, Levels | None]:
+        """Pixels per tile that changed, and that changed twice running.
+
+        The second tells a thing from rain; where it does not rain the first says all.
+        """
+        if changed is None:
+            return None, None
+        once = self._count(changed)
+        if before is None or self._once.highest < 1.3 * self._need:
+            return once, None
+        return once, self._count(opencv().bitwise_and(changed, before))
+
+    def _count(self, mask: Plane) -> Levels:
+        """Set pixels in each overlapping tile: float32, one per cell, 0..64."""
+        cv2 = opencv()
+        cells = cv2.resize(mask, self._cells, interpolation=cv2.INTER_AREA)
+        counts: Levels = cv2.boxFilter(cells, cv2.CV_32F, (2, 2), normalize=False)
+        counts *= CELL * CELL / 255.0
+        return counts
+
+    def _moving(
+        self, small: Plane, level: Plane, light: Levels | None, tiles: Levels, changed: Plane, over: Levels
+    ) -> Plane | None:
+        """255 where too many pixels changed and the picture differs from that of look_back_s ago too."""
+        cv2 = opencv()
+        _, then_small, then_level, then_tiles, was_still = self._past[0]
+        margin = self._scene.margin
+        if was_still and self._past[-1][4]:
+            differs = cv2.absdiff(level, then_level)
+        else:
+            between = light_between(then_tiles, tiles, self._rules)
+            differs = cv2.absdiff(lit(small, between), then_small)
+            doubt = coarser(between, small.shape)
+            margin = margin if doubt is None else cv2.add(margin, doubt)
+        moved = cv2.bitwise_and(cv2.compare(differs, margin, cv2.CMP_GT), changed)
+        moves = cv2.dilate(self._count(moved), _NEAR)
+        moving = cv2.compare(moves, self._need * self._rules.moves, cv2.CMP_GE)
+        candidates: Plane = cv2.bitwise_and(cv2.compare(over, 0.0, cv2.CMP_GT), moving)
+        return candidates if cv2.countNonZero(candidates) else None
+
+    def _grow_older(self, candidates: Plane | None, twice: Levels | None) -> None:
+        """Each candidate inherits the age of its neighbourhood, in frames: a thing moves on by less than a tile."""
+        cv2 = opencv()
+        if candidates is None:
+            if self._has_ages:
+                self._age = cv2.subtract(self._age, 1)
+                self._has_ages = bool(self._age.any())
+            return
+        grown = cv2.add(cv2.dilate(self._age, _NEAR), 1)
+        if twice is not None:
+            # A pixel that changed twice running is two frames' worth.
+            both = cv2.compare(twice, self._twice.limits, cv2.CMP_GT)
+            grown = cv2.max(grown, cv2.bitwise_and(both, 2))
+        fading = cv2.subtract(self._age, 1)
+        self._age = cv2.bitwise_or(
+            cv2.bitwise_and(grown, candidates), cv2.bitwise_and(fading, cv2.bitwise_not(candidates))
+        )
+        self._has_ages = True
+
+    def _adopt(self, small: Plane, frame: Frame) -> Motion:
+        """The whole picture is another one (an infrared filter, a turned camera): it is the background now."""
+        self._scene.adopt(small)
+        self._light_change.happened(frame.t_ns)
+        self._updated_ns = self._slow_updated_ns = frame.t_ns
+        self._age[:] = 0
+        self._has_ages = False
+        self._since = None
+        self._past.clear()
+        self._changes.clear()
+        return Motion(frame.seq, frame.t_ns, score=0.0, active=False, light_changed=True)
+
+    def _follow(
+        self,
+        now: int,
+        small: Plane,
+        level: Plane,
+        tiles: Levels,
+        light: Levels | None,
+        changed: Plane | None,
+        candidates: Plane | None,
+        once: Levels | None,
+        twice: Levels | None,
+    ) -> None:
+        """Now and then what is usual follows what is seen."""
+        since_s = (now - self._updated_ns) / NS_PER_S
+        if since_s < self._rules.update_s:
+            return
+        self._updated_ns = now
+        held = None
+        if candidates is not None and changed is not None:
+            cv2 = opencv()
+            near = cv2.resize(candidates, (self._w, self._h), interpolation=cv2.INTER_NEAREST)
+            held = cv2.bitwise_and(cv2.dilate(near, _NEAR), changed)
+        self._scene.update(small, level, light, held, since_s)
+        slow_since_s = (now - self._slow_updated_ns) / NS_PER_S
+        if slow_since_s >= self._rules.slow_update_s:
+            self._slow_updated_ns = now
+            self._scene.update_slow(small, tiles, held, slow_since_s)
+        self._updates += 1
+        # At first plain means: leaves should be known after one sway.
+        share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))
+        busy = candidates > 0 if candidates is not None and now - self._t0_ns > 3 * NS_PER_S else None
+        self._once.learn(once, busy, share)
+        self._twice.learn(twice, busy, share)
+
+    def _word(
+        self, frame: Frame, changed: Plane | None, candidates: Plane | None, over: Levels | None, light_changed: bool
+    ) -> Motion:
+        score, old = 0.0, None
+        if candidates is not None:
+            ages = opencv().bitwise_and(self._age, candidates)
+            oldest = int(ages.max())
+            score = round(0.5 * min(1.0, oldest / (self._confirm + 1)), 3)
+            if oldest >= self._confirm and not self._learning:
+                old = opencv().compare(ages, self._confirm, opencv().CMP_GE)
+        if old is None or candidates is None or changed is None or over is None:
+            self._since = None
+            return Motion(frame.seq, frame.t_ns, score, False, learning=self._learning, light_changed=light_changed)
+        cells, boxes, excess = things(changed, candidates, over, old, self._pixel)
+        self._since = self._since or self._moments[0]
+        return Motion(
+            frame.seq,
+            frame.t_ns,
+            # 60 pixels beyond the usual, a person of 15 % of the picture's height, come to 0.82.
+            score=round(1 - 0.5 * math.exp(-excess / 60), 3),
+            active=True,
+            boxes=boxes,
+            zones=self._zones.touched(cells),
+            light_changed=light_changed,
+            since=self._since,
+        )

@@ -1,0 +1,122 @@
+"""Light: how its change is measured per tile, divided out of a picture, and told from a thing. Touches nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.model import NS_PER_S, Plane
+from agent.motion.rules import TILE, Rules
+
+Levels = npt.NDArray[np.float32]
+
+
+@functools.cache
+def opencv() -> Any:
+    """OpenCV, loaded when the first picture is looked at. Untyped: its stubs differ between 4.6 and 5.0."""
+    import cv2
+
+    return cv2
+
+
+def tile_means(picture: Plane | Levels) -> Levels:
+    """float32: each tile's mean level, at least 1, so that ratios exist."""
+    cv2 = opencv()
+    height, width = picture.shape
+    # As floats: in the dark one level is a tenth of all light.
+    values = picture.astype(np.float32)
+    means: Levels = cv2.resize(values, (width // TILE, height // TILE), interpolation=cv2.INTER_AREA)
+    return cv2.max(means, 1.0)  # type: ignore[no-any-return]
+
+
+def light_between(then: Levels, now: Levels, rules: Rules) -> Levels | None:
+    """What multiplies the light of now into that of then, per tile, from tile means; None where nothing changed.
+
+    The median of neighbours keeps a thing of less than half of them from passing for light, and keeps the edge
+    of a cloud's shadow where it is.
+    """
+    return smooth_light(then / now, rules)
+
+
+def smooth_light(ratio: Levels, rules: Rules) -> Levels | None:
+    cv2 = opencv()
+    light: Levels = cv2.medianBlur(ratio, rules.median)
+    least, most, _, _ = cv2.minMaxLoc(light)
+    return light if most > 1 + rules.even or least < 1 - rules.even else None
+
+
+def spread_out(tiles: Levels, shape: tuple[int, ...]) -> Levels:
+    """tiles at the size of the picture; the rim keeps its slope, or a shadow's edge would show there."""
+    cv2 = opencv()
+    wide = cv2.copyMakeBorder(tiles, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    if min(tiles.shape) > 1:
+        wide[0] += wide[0] - wide[2]
+        wide[-1] += wide[-1] - wide[-3]
+        wide[:, 0] += wide[:, 0] - wide[:, 2]
+        wide[:, -1] += wide[:, -1] - wide[:, -3]
+    size = (shape[1] + 2 * TILE, shape[0] + 2 * TILE)
+    out: Levels = cv2.resize(wide, size, interpolation=cv2.INTER_LINEAR)[TILE:-TILE, TILE:-TILE]
+    return out
+
+
+def lit(picture: Plane, light: Levels | None) -> Plane:
+    """The picture in other light: uint8."""
+    if light is None:
+        return picture
+    cv2 = opencv()
+    level: Plane = cv2.multiply(picture, spread_out(light, picture.shape), dtype=cv2.CV_8U)
+    return level
+
+
+def coarser(light: Levels | None, shape: tuple[int, ...]) -> Plane | None:
+    """Levels of doubt that brightening a dim picture brings, for it is coarser and noisier then; None for none."""
+    if light is None or float(light.max()) < 1.1:
+        return None
+    cv2 = opencv()
+    extra = (np.clip(light - 1, 0, 20) * 3).astype(np.uint8)
+    doubt: Plane = cv2.resize(extra, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return doubt
+
+
+class LightChange:
+    """Knows when the light is changing, from the share of tiles that are in another light than usual."""
+
+    def __init__(self, rules: Rules, t_ns: int) -> None:
+        self._rules = rules
+        self._shares: deque[tuple[int, float]] = deque()
+        self._last_ns = self._since_ns = t_ns - 3600 * NS_PER_S
+        self.share = 0.0
+        self.rise = 0.0
+
+    def see(self, t_ns: int, ratio: Levels) -> None:
+        """ratio: usual light to the light of now, per tile. Sets share, and its rise within half a second."""
+        other = np.count_nonzero(ratio > 1.06) + np.count_nonzero(ratio < 0.94)
+        self.share = float(other) / ratio.size
+        shares = self._shares
+        shares.append((t_ns, self.share))
+        while t_ns - shares[0][0] > NS_PER_S // 2:
+            shares.popleft()
+        self.rise = self.share - min(share for _, share in shares)
+
+    def is_on(self, t_ns: int, moving_share: float) -> bool:
+        """Whether light is changing now. A thing fills most tiles that it darkens with changed pixels, light few."""
+        if self.rise <= 0.3 or moving_share >= 0.25 * self.share:
+            return False
+        self.happened(t_ns)
+        return True
+
+    def happened(self, t_ns: int) -> None:
+        if t_ns - self._last_ns > NS_PER_S:
+            self._since_ns = t_ns
+        self._last_ns = t_ns
+
+    def holds(self, t_ns: int) -> bool:
+        """Whether nothing new is to be believed yet. Not for longer than hold_longest_s: no lamp hides a person."""
+        return (
+            t_ns - self._last_ns < self._rules.hold_s * NS_PER_S
+            and t_ns - self._since_ns < self._rules.hold_longest_s * NS_PER_S
+        )

@@ -1,0 +1,61 @@
+"""The numbers of the motion detector. Touches nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ANALYSIS_WIDTH = 160
+TILE = 8
+"""Pixels of the analysis picture: light is measured per tile; a person of 7 % of the picture's height fills one."""
+CELL = 4
+"""Changed pixels are counted in tiles that overlap by half, so that nothing falls between two of them."""
+BLACK = 8
+"""Light multiplies from here: video black is 16, and noise lies some levels below it."""
+CLIPPED = 228 - BLACK
+"""Above this the sensor clips, and more light no longer makes more signal."""
+FORGET_GAP_S = 5.0
+"""After so long without a frame the scene is learned anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """None of them is a setting; docs/MOTION.md says what each part is worth and how they were found.
+
+    learn_s: plain means at first. learn_restless_s: at most, where tiles do not come to rest by then.
+    fast_s, slow_s: memory of the two backgrounds; absorb_s, absorb_slow_s: the same under a thing that moves.
+    relight_s: how fast both follow a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts.
+    look_back_s: a thing moves if the picture differs from that of so long ago.
+    pair_s: rain and snow leave a pixel again within this. update_s, slow_update_s: backgrounds follow so often.
+    hold_s, hold_longest_s: nothing new becomes active for so long after a change of light.
+    floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
+    envelope: pixels of the neighbourhood that a pixel may look like. even: light within 1 +- this is the same.
+    median: tiles (3 or 5) to a side that vote on the light. sharp: weight of relief, higher takes softer edges.
+    need: changed pixels of the 64 in a tile. calm, calm_once: multiples of a tile's usual count (root mean
+    square) for pixels that changed twice running and at least once. moves: of need, must differ from before.
+    """
+
+    learn_s: float = 1.2
+    learn_restless_s: float = 4.0
+    fast_s: float = 3.0
+    slow_s: float = 60.0
+    absorb_s: float = 12.0
+    absorb_slow_s: float = 240.0
+    relight_s: float = 1.0
+    noise_s: float = 8.0
+    history_s: float = 8.0
+    look_back_s: float = 0.35
+    pair_s: float = 0.045
+    update_s: float = 0.19
+    slow_update_s: float = 0.95
+    hold_s: float = 0.5
+    hold_longest_s: float = 2.0
+    floor: float = 3.0
+    spread: float = 3.0
+    envelope: int = 3
+    even: float = 0.01
+    median: int = 5
+    sharp: float = 1.0
+    need: float = 6.0
+    calm: float = 2.0
+    calm_once: float = 5.0
+    moves: float = 0.5

@@ -1,0 +1,65 @@
+"""Moving tiles become things: their boxes and how much of them there is. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agent.model import Box, Plane
+from agent.motion.light import Levels, opencv
+from agent.motion.rules import CELL
+
+_JOIN = np.ones((3, 3), np.uint8)
+
+
+def things(
+    changed: Plane, candidates: Plane, over: Levels, old: Plane, share: tuple[float, float]
+) -> tuple[Plane, tuple[Box, ...], float]:
+    """What of the candidates hangs together with old ones.
+
+    changed: pixels; candidates, old: cells, non-zero where so; over: changed pixels too many per cell; share:
+    width and height of one pixel in the picture. Returns the cells (255), boxes (largest first) and the excess
+    pixels of the greatest thing.
+    """
+    cv2 = opencv()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(candidates, _JOIN), connectivity=8)
+    is_old = np.bincount(labels[old > 0], minlength=len(stats)) > 0
+    is_old[0] = False
+    cells: Plane = cv2.bitwise_and(is_old.astype(np.uint8)[labels] * np.uint8(255), candidates)
+    excess = np.bincount(labels.ravel(), weights=cv2.max(over, 0.0).ravel(), minlength=len(stats))
+    boxes: list[Box] = []
+    for label in np.flatnonzero(is_old):
+        left, top, wide, high = (int(side) * CELL for side in stats[label][:4])
+        # A cell counts the tile that begins one cell before it.
+        left, top = max(left - CELL, 0), max(top - CELL, 0)
+        x, y, w, h = cv2.boundingRect(changed[top : top + high + CELL, left : left + wide + CELL])
+        if w and h:
+            boxes.append(Box((left + x) * share[0], (top + y) * share[1], w * share[0], h * share[1]))
+    return cells, tuple(merged(boxes)), float(excess[is_old].max()) / 4  # each pixel counts in four tiles
+
+
+def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.06) -> list[Box]:
+    """One box where two nearly touch, largest first. Parts of one person lie above each other rather than beside."""
+    if len(boxes) < 2:
+        return list(boxes)
+    left = list(boxes)
+    done: list[Box] = []
+    while left:
+        box = left.pop()
+        for other in left:
+            if (
+                box.x - beside < other.x + other.w
+                and other.x - beside < box.x + box.w
+                and box.y - above < other.y + other.h
+                and other.y - above < box.y + box.h
+            ):
+                x, y = min(box.x, other.x), min(box.y, other.y)
+                right = max(box.x + box.w, other.x + other.w)
+                bottom = max(box.y + box.h, other.y + other.h)
+                left.remove(other)
+                left.append(Box(x, y, right - x, bottom - y))
+                break
+        else:
+            done.append(box)
+    return sorted(done, key=lambda box: (-box.w * box.h, box))
