@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from stepped import SteppedNode
 
@@ -50,9 +51,9 @@ def source(scene: Scene, given: Settings) -> FakeSource:
 
 
 def frame_numbers(path: Path) -> list[int | None]:
-    with av.open(str(path)) as container:
+    with av.open(str(path), "r") as container:
         return [
-            read_frame_number(frame.to_ndarray(format="gray"))
+            read_frame_number(np.asarray(frame.to_ndarray(format="gray"), np.uint8))
             for frame in container.decode(container.streams.video[0])
         ]
 
@@ -116,7 +117,7 @@ def test_two_people_make_two_events_each_with_its_clip_and_picture(tmp_path: Pat
         assert thumb.blob is not None
         assert body.thumb is not None
         assert hashlib.sha256(thumb.blob).hexdigest() == body.thumb.sha256
-        with av.open(io.BytesIO(thumb.blob), format="mjpeg") as picture:
+        with av.open(io.BytesIO(thumb.blob), "r", format="mjpeg") as picture:
             assert next(picture.decode(video=0)).width == body.thumb.width
         peak_frame = round((thumb.t_ns - t0_ns) / FRAME_NS)
         truth = camera.truth(peak_frame).boxes
