@@ -16,7 +16,7 @@ from agent.errors import StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, Status, StatusBoard
 from agent.health import Health
 from agent.keeper import CameraKeeper, CameraState
-from agent.ledger import LedgerReader
+from agent.ledger_reader import LedgerReader
 from agent.link import Link
 from agent.messages import to_bytes
 from agent.model import NS_PER_S, EndReason, Event, EventKind, Frame, Moment, Packet, Phase, StreamInfo

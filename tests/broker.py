@@ -195,6 +195,12 @@ class Subscriber:
         with self._news:
             return [m for m in self.messages if m.topic.endswith(ending) and not (live and m.retained)]
 
+    def take_all(self) -> list[Received]:
+        """Everything that came since the last call, which is then forgotten."""
+        with self._news:
+            messages, self.messages = self.messages, []
+            return messages
+
     def wait_a_moment(self) -> None:
         """Until something new came, at most 20 ms: for use in a loop with a condition."""
         with self._news:

@@ -17,7 +17,7 @@ from agent.cameras.fake import FakeSource
 from agent.cameras.scene import Fault, Scene, Walker
 from agent.cameras.scenes import BUILT_IN
 from agent.cameras.strip import read_frame_number
-from agent.ledger import LedgerReader
+from agent.ledger_reader import LedgerReader
 from agent.model import NS_PER_S, Box
 from agent.settings import Settings, load_settings
 
