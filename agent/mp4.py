@@ -171,9 +171,9 @@ def scan(reader: BinaryIO, limit: int | None = None) -> Scan:
             break
         if kind == b"free" and length >= 16 and head[8:12] == _SEAL_TAG:
             note = reader.read(length - 16)
+            is_sealed = True
             if zlib.crc32(note, crc) != struct.unpack_from(">I", head, 12)[0]:
                 break
-            is_sealed = True
             whole, fragments, crc = position + length, fragments + pending, 0
             pending = 0
             if note:
@@ -186,7 +186,7 @@ def scan(reader: BinaryIO, limit: int | None = None) -> Scan:
             if kind in (b"mdat", b"moov"):
                 loose_whole = position + length
         position += length
-    if not is_sealed:
+    if not is_sealed and loose_fragments:
         whole, fragments = loose_whole, loose_fragments
     return Scan(whole, size, fragments, tuple(notes), is_sealed)
 

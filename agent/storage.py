@@ -213,6 +213,8 @@ class Storage:
                     self._clip_trouble = ""
         except StorageError as error:
             self._failed(error, now)
+        if self._ledger_trouble or self._clip_trouble:
+            self._try_later(now)
 
     # -- the work -------------------------------------------------------------------------------------------
 
