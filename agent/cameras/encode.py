@@ -46,8 +46,9 @@ class H264Encoder:
                 "tune": "zerolatency",
                 "maxrate": rate,
                 "bufsize": rate,
-                # Still pictures need not be better than this, or a low frame rate fills the bitrate with noise.
+                # Better than 18 only spends the bitrate on noise, worse than 42 is mud.
                 "qmin": "18",
+                "qmax": "42",
                 "forced-idr": "1",
                 # Keyframes come when we ask (by time, since recordings may have uneven frames), never by themselves.
                 "g": "1000000",
@@ -74,8 +75,8 @@ class H264Encoder:
         self._first_us = t_ns // 1000 if self._first_us is None else self._first_us
         pts = max(t_ns // 1000 - self._first_us, self._last_us + 1)
         self._last_us = pts
-        # Half a frame of tolerance: rounded times must not make every GOP one frame too long.
-        due = self._key_t_ns is None or t_ns - self._key_t_ns + self._frame_ns // 2 + self._frame_ns > self._gop_ns
+        # Due when the next picture would come too late; 1 ms more, or rounded times would shorten every GOP.
+        due = self._key_t_ns is None or t_ns + self._frame_ns - self._key_t_ns > self._gop_ns + 1_000_000
         is_key = due and (may_be_key or self._key_t_ns is None)
         if is_key:
             self._key_t_ns = t_ns

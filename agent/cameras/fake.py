@@ -64,7 +64,7 @@ class FakeSource:
         self._first_frame = 0
         self._step = 0
         self._packet_seq = 0
-        self._last_t_ns = -1
+        self._last_t_ns: int | None = None
         self._refused: dict[Fault, int] = {}
         self._died: set[tuple[Fault, int]] = set()
         self._silent = False
@@ -96,7 +96,7 @@ class FakeSource:
         self._open_ns = t0_ns
         self._step = 0
         self._packet_seq = 0
-        self._last_t_ns = -1
+        self._last_t_ns = None
         self._silent = False
         if self._want_packets:
             self._encoder = H264Encoder(self._width, self._height, self._fps, self._bitrate_kbps, self._gop_s)
@@ -141,7 +141,8 @@ class FakeSource:
             # A different part of the greatest jitter each frame, the same in each run.
             part = (number * 2654435761 % 1000) / 1000 * 2 - 1
             t_ns += round(part * happening["jitter"][0].jitter_ms * 1e6)
-        t_ns = max(t_ns, self._last_t_ns + 1000)
+        if self._last_t_ns is not None:
+            t_ns = max(t_ns, self._last_t_ns + 1000)
         self._last_t_ns = t_ns
         self._deliver(sink, number, step, t_ns, "packet-gap" not in happening, "late-keyframe" not in happening)
         return True

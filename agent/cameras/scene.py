@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,7 +335,7 @@ def load_scene(path: Path) -> Scene:
     return scene
 
 
-_POSITIVE = {"speed", "height", "reach", "size", "period_s", "w", "h", "mains_hz"}
+_POSITIVE = {"speed", "height", "reach", "size", "w", "h", "mains_hz", "foliage.period_s", "clouds.for_s"}
 _BOUNDS = {"height": 1.5, "contrast": 1.0, "busy": 1.0, "depth": 1.0, "share": 1.0, "flicker": 0.9, "drops": 5000}
 
 
@@ -370,7 +371,9 @@ def _value(hint: Any, key: str, value: Any, where: str) -> Any:
         if value != int(value) or value < 0:
             raise ValueError(f"{where} = {value!r}: should be a whole number, 0 or more")
         value = int(value)
-    if key in _POSITIVE and not (value > 0 or (key == "period_s" and where == "period_s" and value == 0)):
+    if math.isinf(value) and key != "for_s":
+        raise ValueError(f"{where} = {value!r}: should be a finite number")
+    if value <= 0 and (key in _POSITIVE or re.sub(r"\[\d+\]", "", where) in _POSITIVE):
         raise ValueError(f"{where} = {value!r}: should be above 0")
     if key.endswith(("_s", "light", "noise", "depth", "contrast", "busy", "share", "flicker")) and value < 0:
         raise ValueError(f"{where} = {value!r}: should be 0 or more")

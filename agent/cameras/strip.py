@@ -15,7 +15,7 @@ from agent.model import Plane
 COLUMNS = 16
 ROWS = 2
 _DARK, _BRIGHT, _SPLIT = 40, 210, 125
-_MARGIN = 30  # a block's mean may stray so far from dark or bright by compression
+_MARGIN = 60  # a block's mean may stray so far from dark or bright by compression
 _NUMBER_BITS = 24
 MAX_NUMBER = (1 << _NUMBER_BITS) - 1
 

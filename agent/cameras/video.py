@@ -182,7 +182,7 @@ class _Stream:
             self._max_gop_s = scan.max_gop_s if scan is not None else LIVE_MAX_GOP_S
         else:
             slack_s = scan.max_step_s if scan is not None else 1.0
-            self._max_gop_s = options.gop_s + max(0.0, slack_s - 1 / self._fps)
+            self._max_gop_s = max(options.gop_s, 1 / self._fps) + max(0.0, slack_s - 1 / self._fps)
         if not options.is_live:
             self._advance()
         what = "original packets" if self._passthrough else "encoded again"
