@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.model import Plane
-from agent.motion.light import Levels, coarser, light_between, lit, opencv, spread_out, tile_means
+from agent.motion.light import Levels, Light, doubt_of, light_between, lit, opencv, spread_out, tile_means
 from agent.motion.rules import CLIPPED, Rules
 
 
@@ -26,7 +26,7 @@ class Background:
         self.level = self.low = self.high = first
         self._kernel = np.ones((rules.envelope, rules.envelope), np.uint8)
 
-    def rebound(self, margin: Plane, light: Levels | None = None) -> None:
+    def rebound(self, margin: Plane, light: Light | None = None) -> None:
         """A pixel may look like any of its neighbours (leaves, shaking), give or take the margin of noise.
 
         light: the bounds shall hold for pictures in this light, per tile, rather than in the background's own.
@@ -37,21 +37,21 @@ class Background:
         self.low = cv2.subtract(cv2.erode(self.level, self._kernel), margin)
         self.high = cv2.add(cv2.dilate(self.level, self._kernel), margin)
 
-    def relight(self, light: Levels | None, share: float) -> None:
+    def relight(self, light: Light | None, share: float) -> None:
         """Follow the light by share of the way. light: from now to the background's, per tile."""
         if light is not None:
             # Clipped: one mad ratio in the dark must not blow up what was learned.
-            step = 1 + share * (1 / np.clip(light, 0.5, 2.0) - 1)
+            step = 1 + share * (1 / np.clip(light.tiles, 0.5, 2.0) - 1)
             self.mean *= spread_out(step.astype(np.float32), self.mean.shape)
 
-    def unlike(self, small: Plane, level: Plane, light: Levels | None, doubt: Plane | None) -> Plane:
+    def unlike(self, small: Plane, level: Plane, light: Light | None, doubt: Plane | None) -> Plane:
         """255 where level (small in the background's light) lies outside of the bounds, doubt allowed for."""
         cv2 = opencv()
         low, high = self.low, self.high
         if doubt is not None:
             low, high = cv2.subtract(low, doubt), cv2.add(high, doubt)
         same = cv2.inRange(level, low, high)
-        if light is not None and float(light.min()) < 0.97:
+        if light is not None and light.least < 0.97:
             same = cv2.bitwise_or(same, cv2.compare(small, CLIPPED, cv2.CMP_GE))
         unlike: Plane = cv2.bitwise_not(same)
         return unlike
@@ -92,14 +92,13 @@ class Scene:
         self._noise *= 1.5
         self._rebound_all()
 
-    def update(self, small: Plane, level: Plane, light: Levels | None, held: Plane | None, since_s: float) -> None:
+    def update(self, small: Plane, level: Plane, held: Plane | None, since_s: float) -> None:
         """Follow the picture; slowly where held is 255."""
         cv2, rules = opencv(), self._rules
         free = None if held is None else cv2.bitwise_not(held)
         # Bounded by the margin: a thing that stops does not make its place noisy.
         off = cv2.min(cv2.absdiff(level, self.fast.level), self.margin)
         cv2.accumulateWeighted(off, self._noise, rate(since_s, rules.noise_s), mask=free)
-        self.fast.relight(light, rate(since_s, rules.relight_s))
         if held is not None:
             cv2.accumulateWeighted(small, self.fast.mean, rate(since_s, rules.absorb_s), mask=held)
         cv2.accumulateWeighted(small, self.fast.mean, rate(since_s, rules.fast_s), mask=free)
@@ -107,18 +106,21 @@ class Scene:
         self.fast.rebound(self.margin)
 
     def update_slow(self, small: Plane, tiles: Levels, held: Plane | None, since_s: float) -> None:
+        """The same for the slow background; and both follow the light."""
         cv2, rules, slow = opencv(), self._rules, self.slow
         free = None if held is None else cv2.bitwise_not(held)
-        slow.relight(light_between(slow.tiles, tiles, rules), rate(since_s, rules.relight_s))
+        for background in (self.fast, slow):
+            background.relight(light_between(background.tiles, tiles, rules), rate(since_s, rules.relight_s))
         if held is not None:
             cv2.accumulateWeighted(small, slow.mean, rate(since_s, rules.absorb_slow_s), mask=held)
         cv2.accumulateWeighted(small, slow.mean, rate(since_s, rules.slow_s), mask=free)
+        self.fast.rebound(self.margin)
         slow.rebound(self.margin, light_between(self.fast.tiles, tile_means(slow.mean), rules))
 
-    def unlike(self, small: Plane, level: Plane, light: Levels | None, least: float) -> Plane | None:
+    def unlike(self, small: Plane, level: Plane, light: Light | None, least: float) -> Plane | None:
         """255 where a pixel is unlike both backgrounds; None when fewer than least are."""
         cv2 = opencv()
-        doubt = coarser(light, small.shape)
+        doubt = doubt_of(light, small.shape, self._rules)
         unlike = self.fast.unlike(small, level, light, doubt)
         if cv2.countNonZero(unlike) < least:
             return None

@@ -11,14 +11,23 @@ import numpy as np
 
 from agent.model import NS_PER_S, Frame, Moment, Motion, Plane
 from agent.motion.background import Restlessness, Scene, rate
-from agent.motion.light import Levels, LightChange, coarser, light_between, lit, opencv, smooth_light, tile_means
+from agent.motion.light import (
+    Levels,
+    Light,
+    LightChange,
+    doubt_of,
+    light_between,
+    lit,
+    opencv,
+    smooth_light,
+    tile_means,
+)
 from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, TILE, Rules
 from agent.motion.things import things
 from agent.settings import ZoneSettings
 from agent.zones import Zones
 
 _NEAR = np.ones((5, 5), np.uint8)
-_STILL_LIGHT = 0.03  # light within 1 +- this needs no care when two frames are compared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +41,7 @@ class Seen:
 
     small: Plane
     level: Plane
-    light: Levels | None
+    light: Light | None
     changed: Plane | None
     counts: Levels | None
     limits: Levels
@@ -163,7 +172,7 @@ class Detector:
             # What is there already is believed as soon as the light is steady.
             self._age = opencv().min(self._age, self._confirm - 1)
         motion = self._word(frame, changed, candidates, over, light_changed)
-        self._follow(now, small, level, tiles, light, changed, candidates, once, twice)
+        self._follow(now, small, level, tiles, changed, candidates, once, twice)
         if self._learning:
             self._restless += 0.2 * (restless - self._restless)
             elapsed_s = (now - self._t0_ns) / NS_PER_S
@@ -171,7 +180,7 @@ class Detector:
         self.seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
         return motion
 
-    def _changed(self, small: Plane, level: Plane, light: Levels | None) -> Plane | None:
+    def _changed(self, small: Plane, level: Plane, light: Light | None) -> Plane | None:
         """255 where a pixel is unlike both backgrounds, with a sharp edge near; None when hardly any is."""
         cv2 = opencv()
         changed = self._scene.unlike(small, level, light, self._need)
@@ -189,11 +198,11 @@ class Detector:
         return changed if cv2.countNonZero(changed) >= self._need else None
 
     def _remember(
-        self, now: int, small: Plane, level: Plane, tiles: Levels, light: Levels | None, changed: Plane | None
+        self, now: int, small: Plane, level: Plane, tiles: Levels, light: Light | None, changed: Plane | None
     ) -> Plane | None:
         """Keep this frame for comparison; what had changed pair_s ago (None: nothing)."""
         rules, past, changes = self._rules, self._past, self._changes
-        is_still = light is None or float(np.abs(light - 1).max()) < _STILL_LIGHT
+        is_still = light is None or light.is_small
         past.append((now, small, level, tiles, is_still))
         while len(past) > 2 and now - past[1][0] >= rules.look_back_s * NS_PER_S:
             past.popleft()
@@ -223,7 +232,7 @@ class Detector:
         return counts
 
     def _moving(
-        self, small: Plane, level: Plane, light: Levels | None, tiles: Levels, changed: Plane, over: Levels
+        self, small: Plane, level: Plane, light: Light | None, tiles: Levels, changed: Plane, over: Levels
     ) -> Plane | None:
         """255 where too many pixels changed and the picture differs from that of look_back_s ago too."""
         cv2 = opencv()
@@ -234,7 +243,7 @@ class Detector:
         else:
             between = light_between(then_tiles, tiles, self._rules)
             differs = cv2.absdiff(lit(small, between), then_small)
-            doubt = coarser(between, small.shape)
+            doubt = doubt_of(between, small.shape, self._rules)
             margin = margin if doubt is None else cv2.add(margin, doubt)
         moved = cv2.bitwise_and(cv2.compare(differs, margin, cv2.CMP_GT), changed)
         moves = cv2.dilate(self._count(moved), _NEAR)
@@ -279,7 +288,6 @@ class Detector:
         small: Plane,
         level: Plane,
         tiles: Levels,
-        light: Levels | None,
         changed: Plane | None,
         candidates: Plane | None,
         once: Levels | None,
@@ -295,7 +303,7 @@ class Detector:
             cv2 = opencv()
             near = cv2.resize(candidates, (self._w, self._h), interpolation=cv2.INTER_NEAREST)
             held = cv2.bitwise_and(cv2.dilate(near, _NEAR), changed)
-        self._scene.update(small, level, light, held, since_s)
+        self._scene.update(small, level, held, since_s)
         slow_since_s = (now - self._slow_updated_ns) / NS_PER_S
         if slow_since_s >= self._rules.slow_update_s:
             self._slow_updated_ns = now

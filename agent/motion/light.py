@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,21 @@ def tile_means(picture: Plane | Levels) -> Levels:
     return cv2.max(means, 1.0)  # type: ignore[no-any-return]
 
 
-def light_between(then: Levels, now: Levels, rules: Rules) -> Levels | None:
-    """What multiplies the light of now into that of then, per tile, from tile means; None where nothing changed.
+class Light(NamedTuple):
+    """What multiplies a picture into another light: float32 per tile; its least and greatest."""
+
+    tiles: Levels
+    least: float
+    most: float
+
+    @property
+    def is_small(self) -> bool:
+        """Too little to matter where two frames are compared."""
+        return self.most < 1.03 and self.least > 0.97
+
+
+def light_between(then: Levels, now: Levels, rules: Rules) -> Light | None:
+    """What multiplies the light of now into that of then, from tile means; None where nothing changed.
 
     The median of neighbours keeps a thing of less than half of them from passing for light, and keeps the edge
     of a cloud's shadow where it is.
@@ -42,43 +55,55 @@ def light_between(then: Levels, now: Levels, rules: Rules) -> Levels | None:
     return smooth_light(then / now, rules)
 
 
-def smooth_light(ratio: Levels, rules: Rules) -> Levels | None:
+def smooth_light(ratio: Levels, rules: Rules) -> Light | None:
     cv2 = opencv()
-    light: Levels = cv2.medianBlur(ratio, rules.median)
-    least, most, _, _ = cv2.minMaxLoc(light)
-    return light if most > 1 + rules.even or least < 1 - rules.even else None
+    tiles: Levels = cv2.medianBlur(ratio, rules.median)
+    least, most, _, _ = cv2.minMaxLoc(tiles)
+    return Light(tiles, least, most) if most > 1 + rules.even or least < 1 - rules.even else None
 
 
 def spread_out(tiles: Levels, shape: tuple[int, ...]) -> Levels:
     """tiles at the size of the picture; the rim keeps its slope, or a shadow's edge would show there."""
-    cv2 = opencv()
-    wide = cv2.copyMakeBorder(tiles, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    if min(tiles.shape) > 1:
-        wide[0] += wide[0] - wide[2]
-        wide[-1] += wide[-1] - wide[-3]
-        wide[:, 0] += wide[:, 0] - wide[:, 2]
-        wide[:, -1] += wide[:, -1] - wide[:, -3]
+    wide = _with_rim(tiles.shape[0]) @ tiles @ _with_rim(tiles.shape[1]).T
     size = (shape[1] + 2 * TILE, shape[0] + 2 * TILE)
+    cv2 = opencv()
     out: Levels = cv2.resize(wide, size, interpolation=cv2.INTER_LINEAR)[TILE:-TILE, TILE:-TILE]
     return out
 
 
-def lit(picture: Plane, light: Levels | None) -> Plane:
+@functools.cache
+def _with_rim(length: int) -> Levels:
+    """The matrix that puts one more value at both ends, in line with the two next to it."""
+    matrix = np.zeros((length + 2, length), np.float32)
+    matrix[1:-1] = np.eye(length)
+    inner = min(1, length - 1)
+    matrix[0, 0] += 2
+    matrix[0, inner] -= 1
+    matrix[-1, -1] += 2
+    matrix[-1, length - 1 - inner] -= 1
+    return matrix
+
+
+def lit(picture: Plane, light: Light | None) -> Plane:
     """The picture in other light: uint8."""
     if light is None:
         return picture
     cv2 = opencv()
-    level: Plane = cv2.multiply(picture, spread_out(light, picture.shape), dtype=cv2.CV_8U)
+    level: Plane = cv2.multiply(picture, spread_out(light.tiles, picture.shape), dtype=cv2.CV_8U)
     return level
 
 
-def coarser(light: Levels | None, shape: tuple[int, ...]) -> Plane | None:
-    """Levels of doubt that brightening a dim picture brings, for it is coarser and noisier then; None for none."""
-    if light is None or float(light.max()) < 1.1:
+def doubt_of(light: Light | None, shape: tuple[int, ...], rules: Rules) -> Plane | None:
+    """Levels of doubt that dividing out a change of light leaves, uint8; None for none.
+
+    The light of a tile is not that of each of its pixels, and a dim picture that is brightened is coarser and
+    noisier: both grow with the change.
+    """
+    if light is None or light.is_small:
         return None
     cv2 = opencv()
-    extra = (np.clip(light - 1, 0, 20) * 3).astype(np.uint8)
-    doubt: Plane = cv2.resize(extra, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    levels = cv2.convertScaleAbs(light.tiles, alpha=rules.doubt, beta=-rules.doubt)
+    doubt: Plane = cv2.resize(levels, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     return doubt
 
 

@@ -29,7 +29,8 @@ class Rules:
     hold_s, hold_longest_s: nothing new becomes active for so long after a change of light.
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
     envelope: pixels of the neighbourhood that a pixel may look like. even: light within 1 +- this is the same.
-    median: tiles (3 or 5) to a side that vote on the light. sharp: weight of relief, higher takes softer edges.
+    median: tiles (3 or 5) to a side that vote on the light. doubt: levels, for light twice of the usual.
+    sharp: weight of relief, higher takes softer edges.
     need: changed pixels of the 64 in a tile. calm, calm_once: multiples of a tile's usual count (root mean
     square) for pixels that changed twice running and at least once. moves: of need, must differ from before.
     """
@@ -54,6 +55,7 @@ class Rules:
     envelope: int = 3
     even: float = 0.01
     median: int = 5
+    doubt: float = 30.0
     sharp: float = 1.0
     need: float = 6.0
     calm: float = 2.0

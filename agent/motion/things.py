@@ -24,10 +24,16 @@ def things(
     """
     cv2 = opencv()
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(candidates, _JOIN), connectivity=8)
-    is_old = np.bincount(labels[old > 0], minlength=len(stats)) > 0
-    is_old[0] = False
-    cells: Plane = cv2.bitwise_and(is_old.astype(np.uint8)[labels] * np.uint8(255), candidates)
-    excess = np.bincount(labels.ravel(), weights=cv2.max(over, 0.0).ravel(), minlength=len(stats))
+    if len(stats) == 2:
+        # The usual case, cheaper: all of it is one thing.
+        is_old = np.array([False, True])
+        cells, sums = candidates, [0.0, cv2.mean(over, candidates)[0] * cv2.countNonZero(candidates)]
+    else:
+        is_old = np.bincount(labels[old > 0], minlength=len(stats)) > 0
+        is_old[0] = False
+        cells = cv2.bitwise_and(is_old.astype(np.uint8)[labels] * np.uint8(255), candidates)
+        sums = np.bincount(labels[candidates > 0], weights=over[candidates > 0], minlength=len(stats)).tolist()
+    excess = max(float(total) for total, counts in zip(sums, is_old, strict=True) if counts)
     boxes: list[Box] = []
     for label in np.flatnonzero(is_old):
         left, top, wide, high = (int(side) * CELL for side in stats[label][:4])
@@ -36,7 +42,7 @@ def things(
         x, y, w, h = cv2.boundingRect(changed[top : top + high + CELL, left : left + wide + CELL])
         if w and h:
             boxes.append(Box((left + x) * share[0], (top + y) * share[1], w * share[0], h * share[1]))
-    return cells, tuple(merged(boxes)), float(excess[is_old].max()) / 4  # each pixel counts in four tiles
+    return cells, tuple(merged(boxes)), excess / 4  # each pixel counts in four tiles
 
 
 def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.06) -> list[Box]:
