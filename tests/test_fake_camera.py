@@ -227,10 +227,8 @@ def test_mains_flicker_makes_bands_that_roll() -> None:
     def bands(flicker: float, frame: int) -> npt.NDArray[np.float64]:
         made = Renderer(dataclasses.replace(QUIET, flicker=flicker), W, H, 15)
         still = Renderer(QUIET, W, H, 15)
-        rows = made.render(frame)[0].y.astype(float).mean(axis=1) - still.render(frame)[0].y.astype(float).mean(
-            axis=1
-        )
-        return rows
+        a, b = (each.render(frame)[0].y.astype(float) for each in (made, still))
+        return np.asarray(a.mean(axis=1) - b.mean(axis=1), np.float64)
 
     assert np.abs(bands(0.0, 3)).max() == 0
     assert np.ptp(bands(0.1, 3)) > 4

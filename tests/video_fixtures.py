@@ -78,7 +78,9 @@ def write_video(
         if codec == "libx264":
             wanted |= {"x264-params": f"scenecut=0:keyint={gop}:min-keyint={gop}:bframes={b_frames}:b-adapt=0"}
         if codec == "libx265":
-            wanted |= {"x265-params": f"log-level=error:keyint={gop}:min-keyint={gop}:bframes={b_frames}:pools=1"}
+            wanted |= {
+                "x265-params": f"log-level=error:keyint={gop}:min-keyint={gop}:bframes={b_frames}:pools=1:open-gop=0"
+            }
         stream.options = wanted | (options or {})
         for number in range(frames):
             made = pictures[number] if pictures is not None else picture(number, width, height)

@@ -25,6 +25,7 @@ class Scan:
     """Of one file, without decoding. times_are_usable: every packet has a decode and a presentation time, the
     former strictly increasing in microseconds, the latter never before it. max_gop_s, max_step_s: longest time
     between keyframes (to the end of the file) and between packets. packets counts from the first keyframe on.
+    lead: decode times, in ticks, for the first packets where the container has none (Matroska with B-frames).
     """
 
     packets: int
@@ -33,6 +34,7 @@ class Scan:
     max_gop_s: float
     max_step_s: float
     mean_fps: float
+    lead: tuple[int, ...] = ()
 
 
 def open_container(
@@ -77,42 +79,73 @@ def _scan(container: InputContainer, stream: VideoStream) -> Scan:
     base = Fraction(stream.time_base or 1)
     packets = keyframes = size = 0
     usable = True
-    first_us = last_us = key_us = end_us = 0
-    max_gop_us = max_step_us = 0
+    untimed: list[tuple[int | None, bool]] = []
+    lead: tuple[int, ...] = ()
+    times = _Times()
     for packet in container.demux(stream):
-        if not packet.size:
-            continue
-        if not keyframes and not packet.is_keyframe:
+        if not packet.size or not (keyframes or packet.is_keyframe):
             continue
         packets += 1
         size += packet.size
         keyframes += bool(packet.is_keyframe)
-        if packet.dts is None or packet.pts is None:
+        is_key = bool(packet.is_keyframe)
+        if packet.dts is None and packets == len(untimed) + 1 <= _LONGEST_LEAD:
+            untimed.append((packet.pts, is_key))
+        elif packet.dts is None or packet.pts is None:
             usable = False
         else:
-            now_us = ticks_to_us(packet.dts, base)
-            if packets == 1:
-                first_us = key_us = now_us
-            elif now_us <= last_us or packet.pts < packet.dts:
-                usable = False
-            else:
-                max_step_us = max(max_step_us, now_us - last_us)
-            if packet.is_keyframe:
-                max_gop_us = max(max_gop_us, now_us - key_us)
-                key_us = now_us
-            last_us = now_us
-            end_us = now_us + ticks_to_us(packet.duration or 0, base)
+            if packets == len(untimed) + 1:
+                step = packet.duration or 1
+                lead = tuple(packet.dts - step * (len(untimed) - i) for i in range(len(untimed)))
+                for ticks, (pts, was_key) in zip(lead, untimed, strict=True):
+                    usable &= pts is not None and pts >= ticks
+                    times.add(ticks_to_us(ticks, base), was_key, 0)
+            usable &= packet.pts >= packet.dts
+            times.add(ticks_to_us(packet.dts, base), is_key, ticks_to_us(packet.duration or 0, base))
         if packets >= SCAN_PACKETS or size >= SCAN_BYTES:
             break
-    span_us = last_us - first_us
+    usable &= times.count == packets > 0 and times.increase
+    span_us = times.last_us - times.first_us
     return Scan(
         packets=packets,
         keyframes=keyframes,
-        times_are_usable=usable and packets > 0,
-        max_gop_s=max(max_gop_us, end_us - key_us, 0) / 1e6,
-        max_step_s=max_step_us / 1e6,
+        times_are_usable=usable,
+        max_gop_s=max(times.max_gop_us, times.end_us - times.key_us) / 1e6,
+        max_step_s=times.max_step_us / 1e6,
         mean_fps=(packets - 1) / span_us * 1e6 if usable and span_us > 0 else 0.0,
+        lead=lead,
     )
+
+
+_LONGEST_LEAD = 16  # H.264 and HEVC reorder at most 16 pictures
+
+
+@dataclass(slots=True)
+class _Times:
+    """What a scan keeps of decode times, all in microseconds."""
+
+    count: int = 0
+    first_us: int = 0
+    last_us: int = 0
+    key_us: int = 0
+    end_us: int = 0
+    max_gop_us: int = 0
+    max_step_us: int = 0
+    increase: bool = True
+
+    def add(self, now_us: int, is_key: bool, duration_us: int) -> None:
+        if self.count == 0:
+            self.first_us = self.key_us = now_us
+        elif now_us <= self.last_us:
+            self.increase = False
+        else:
+            self.max_step_us = max(self.max_step_us, now_us - self.last_us)
+        if is_key:
+            self.max_gop_us = max(self.max_gop_us, now_us - self.key_us)
+            self.key_us = now_us
+        self.count += 1
+        self.last_us = now_us
+        self.end_us = now_us + duration_us
 
 
 def ticks_to_us(ticks: int, base: Fraction) -> int:

@@ -135,6 +135,7 @@ class _Stream:
         self._packet_seq = 0
         self._frame_seq = 0
         self._frames_this_round = 0
+        self._advanced = 0
         self._last_packet_ns: int | None = None
         self._last_frame_ns: int | None = None
         self._last_key_ns: int | None = None
@@ -157,6 +158,7 @@ class _Stream:
             )
         self._codec = _CODECS.get(context.name)
         self._times_are_usable = scan.times_are_usable if scan is not None else True
+        self._lead = scan.lead if scan is not None and scan.times_are_usable else ()
         self._passthrough = self._codec is not None and not options.masks and self._times_are_usable
         if self._passthrough and self._codec is not None:
             try:
@@ -297,10 +299,21 @@ class _Stream:
         while self._pending is not None and not self._seen_key:
             if self._pending.is_keyframe:
                 self._seen_key = True
+                self._advanced = 0
+                self._give_time(self._pending)
                 if self._times_are_usable and self._anchor_ns is None:
                     self._anchor_at(self._t0_ns, self._pending.dts)
             else:
                 self._pending = self._read()
+                continue
+            return
+        if self._pending is not None:
+            self._advanced += 1
+            self._give_time(self._pending)
+
+    def _give_time(self, packet: AvPacket[VideoStream]) -> None:
+        if packet.dts is None and self._advanced < len(self._lead):
+            packet.dts = self._lead[self._advanced]
 
     def _rewind(self) -> None:
         """Begin the file again; its first picture follows the last one by one frame time."""
@@ -381,7 +394,12 @@ class _Stream:
                 self._known_sets = parameter_sets(codec, data) or self._known_sets
                 data = with_parameter_sets(codec, data, self._extradata.parameter_sets or self._known_sets)
         except ValueError as error:
-            raise CameraError("read", self._options.name, error, hint="the file or stream is broken here") from error
+            self._left_out(str(error))
+            # A hole in seq says that one is missing; but a stream begins with a keyframe, without a hole.
+            self._packet_seq += self._packet_seq > 0
+            return
+        if not self._packet_seq and not is_key:
+            return
         duration_ns = ticks_to_us(packet.duration or 0, self._base) * 1000 or self._nominal_ns
         sink.on_packet(
             Packet(self._packet_seq, t_ns, duration_ns, is_key, data, codec=codec, cts_ns=max(0, shown_ns - t_ns))
@@ -413,13 +431,16 @@ class _Stream:
             frames = self._video.codec_context.decode(packet)
         except av.error.EOFError:
             return
-        except (av.error.FFmpegError, OSError):
-            self.undecodable += 1
-            if self.undecodable == 1:
-                log.warning("%s: a picture cannot be decoded; it is left out", self._options.name)
+        except (av.error.FFmpegError, OSError) as error:
+            self._left_out(words_of(error))
             return
         for frame in frames:
             self._deliver_frame(frame, sink)
+
+    def _left_out(self, words: str) -> None:
+        self.undecodable += 1
+        if self.undecodable == 1:
+            log.warning("%s: a damaged picture is left out (%s); more are counted", self._options.name, words)
 
     def _deliver_frame(self, frame: VideoFrame, sink: CameraSink) -> None:
         if (frame.width, frame.height) != self._size:
