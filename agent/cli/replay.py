@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import sys
@@ -15,11 +16,13 @@ from tqdm import tqdm
 
 from agent.cameras.video import VideoOptions, VideoSource
 from agent.cli import add_config, load_settings
-from agent.clock import SystemClock
-from agent.errors import ConfigError
-from agent.handoffs import EventBoard, FrameSlot, StatusBoard
+from agent.clock import SimulatedClock, SystemClock
+from agent.errors import ConfigError, StorageError
+from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, StatusBoard
 from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo
+from agent.node import ring_capacity_bytes
 from agent.settings import Settings
+from agent.storage import Storage
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("read", "--frames", "it prints JSON lines", hint="add --json")
     settings = _settings(args)
     report = _JsonLines(args.frames) if args.json else _Table()
-    replay = Replay(settings, report.event, report.frame)
+    replay = Replay(settings, report.event, report.frame, clips=args.clips)
     with tqdm(unit=" frames", disable=not sys.stderr.isatty(), leave=False) as bar:
         replay.run(bar.update)
     report.summary(replay.summary())
@@ -64,11 +67,16 @@ def _settings(args: argparse.Namespace) -> Settings:
 class Replay:
     """The pipeline of one recording, stepped frame by frame as fast as the machine allows.
 
-    on_event is told each event when it has ended, on_frame each analysed frame's motion.
+    on_event is told each event when it has ended, and the t_ns of the first frame; on_frame each analysed
+    frame's motion. clips: a directory that gets the events' clips, ledger and thumbnails, or None.
     """
 
     def __init__(
-        self, settings: Settings, on_event: Callable[[Event, int], None], on_frame: Callable[[Motion], None]
+        self,
+        settings: Settings,
+        on_event: Callable[[Event, int], None],
+        on_frame: Callable[[Motion], None],
+        clips: Path | None = None,
     ) -> None:
         camera = settings.camera
         self._source = VideoSource(
@@ -79,13 +87,15 @@ class Replay:
                 bitrate_kbps=camera.bitrate_kbps,
                 gop_s=settings.clips.gop_s,
                 masks=tuple(tuple(zone.polygon) for zone in settings.zones if zone.kind == "privacy"),
-                want_packets=False,
+                want_packets=clips is not None,
             ),
             SystemClock(),
         )
         self._frames: list[Frame] = []
         self._slot = FrameSlot()
-        self._board = EventBoard()
+        self._ended: list[Event] = []
+        self._board = _Board(self._ended)
+        self._shelf = _Shelf(settings, clips, self._board) if clips is not None else None
         self._ids = 0
         self._vision = Vision(settings, self._slot, self._board, StatusBoard(), self._new_id)
         self._on_event = on_event
@@ -101,6 +111,8 @@ class Replay:
         """The whole recording. Raises CameraError where it cannot be read."""
         self._info = self._source.open(T0_NS)
         try:
+            if self._shelf is not None:
+                self._shelf.open()
             while self._source.step(self):
                 progress(self._look())
             progress(self._look())
@@ -108,9 +120,12 @@ class Replay:
             self._source.close()
         self._vision.close(EndReason.SHUTDOWN)
         self._report()
+        if self._shelf is not None:
+            self._shelf.close()
 
     def on_packet(self, packet: Packet) -> None:
-        """Not wanted: no clips are recorded."""
+        if self._shelf is not None:
+            self._shelf.ring.put(packet)
 
     def on_frame(self, frame: Frame) -> None:
         """One step may deliver several frames (B-frames, the end); the slot would keep only the newest."""
@@ -126,17 +141,24 @@ class Replay:
             if self._vision.step(0) and self._vision.motion is not None:
                 self._on_frame(self._vision.motion)
             self._report()
+            if self._shelf is not None:
+                self._shelf.step(frame.t_ns)
         return len(frames)
 
     def _report(self) -> None:
-        for event in self._board.take():
-            if event.phase is Phase.END:
-                self._events += 1
-                self._on_event(event, self._t0_ns)
+        for event in self._ended:
+            self._events += 1
+            self._on_event(event, self._t0_ns)
+            if self._shelf is not None:
+                self._shelf.keep_thumbnail(event)
+        self._ended.clear()
+        if self._shelf is None:
+            self._board.take()
 
     def _new_id(self) -> str:
         self._ids += 1
-        return new_ulid(0, self._ids)
+        # Without a ledger nobody sees the ids; in a ledger they must not be those of an earlier replay.
+        return new_ulid(0, self._ids) if self._shelf is None else new_ulid(time.time_ns() // 1_000_000)
 
     def summary(self) -> dict[str, Any]:
         info = self._info
@@ -153,6 +175,63 @@ class Replay:
             # Linux counts ru_maxrss in KiB.
             "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         }
+
+
+class _Board(EventBoard):
+    """A board that also notes what has ended: storage takes all states from it, and would take these too."""
+
+    def __init__(self, ended: list[Event]) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def put(self, event: Event) -> None:
+        if event.phase is Phase.END:
+            self._ended.append(event)
+        super().put(event)
+
+
+class _Shelf:
+    """The node's storage on the recording's own time, which begins when the file was last written to."""
+
+    def __init__(self, settings: Settings, directory: Path, board: EventBoard) -> None:
+        self._directory = directory
+        self._thumbnails = 0
+        wall_ns = time.time_ns()
+        with contextlib.suppress(OSError):
+            wall_ns = Path(settings.camera.source).stat().st_mtime_ns
+        self._clock = SimulatedClock(T0_NS, wall_ns)
+        self.ring = PacketRing(ring_capacity_bytes(settings))
+        self._storage = Storage(settings, self._clock, self.ring, board, AckBox(), Doorbell(), Doorbell())
+
+    def open(self) -> None:
+        """Raises StorageError where nothing can be written."""
+        self._storage.open()
+        self._refuse_trouble()
+
+    def step(self, t_ns: int) -> None:
+        if t_ns > self._clock.boot_ns():
+            self._clock.move_to(t_ns)
+        self._storage.step(0)
+        self._refuse_trouble()
+
+    def close(self) -> None:
+        self._storage.step(0)
+        self._storage.close()
+
+    def keep_thumbnail(self, event: Event) -> None:
+        if event.thumbnail is None:
+            return
+        self._thumbnails += 1
+        path = self._directory / f"event-{self._thumbnails:04}-frame-{event.peak.frame}.jpg"
+        try:
+            path.write_bytes(event.thumbnail.jpeg)
+        except OSError as error:
+            raise StorageError("write", path, error) from error
+
+    def _refuse_trouble(self) -> None:
+        # A node degrades and goes on; who replays into a directory wants to know at once.
+        if self._storage.status.trouble:
+            raise StorageError("write", self._directory, self._storage.status.trouble)
 
 
 class _JsonLines:
