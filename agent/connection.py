@@ -239,7 +239,9 @@ class Connection:
         sock = dial.step(wait_s, *also)
         if sock is None:
             if self._clock.boot_ns() >= self._deadline_ns:
-                raise dial.give_up()
+                if not dial.skip():
+                    raise dial.give_up()
+                self._deadline_ns = self._clock.boot_ns() + round(CONNECT_TIMEOUT_S * NS_PER_S)
             return False
         self._dial = None
         self._client.prepared = sock

@@ -104,6 +104,14 @@ class Dial:
                 select.select([*wanted, *also], [] if wanted else [sock], [], wait_s)
         return False
 
+    def skip(self) -> bool:
+        """Leave an address that does not answer for the next one of the name; False when there is none."""
+        if self._connected or not self._addresses:
+            return False
+        self._failed(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+        self._next_address()
+        return True
+
     def give_up(self) -> LinkError:
         """The reason to show when the time is over."""
         step = "TLS handshake" if self._connected else "TCP connection"

@@ -22,7 +22,9 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from pydantic import SecretStr
 
 from agent.backoff import Backoff
+from agent.dial import Dial
 from agent.handoffs import Status
+from agent.settings import MqttSettings
 
 CONNACK_5 = b"\x20\x03\x00\x00\x00"
 """Accepted, no properties."""
@@ -145,6 +147,26 @@ def test_a_step_waits_no_longer_than_it_was_told_while_nobody_answers() -> None:
         desk.link.close(0.1)
         for filler in fillers:
             filler.close()
+
+
+def test_an_address_that_does_not_answer_gives_way_to_the_next_one_of_the_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        dead.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(dead.getsockname())
+        dial = Dial(MqttSettings(host="127.0.0.1", port=dead.getsockname()[1]))
+        dial._addresses.append((socket.AF_INET, listener.getsockname()))  # as a name with two addresses gives
+        assert dial.step(0.01) is None
+        assert dial.skip()
+        sock = dial.step(5)
+        assert sock is not None
+        assert sock.getpeername() == listener.getsockname()
+        assert not dial.skip()
+        for each in (sock, *fillers):
+            each.close()
 
 
 # -- it refuses us
