@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-say() { printf '\033[1m[%s]\033[0m %s\n' "$(basename "$0")" "$*" >&2; }
+say() { printf '[%s] %s\n' "$(basename "$0")" "$*" >&2; }
 die() { printf '[%s] %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
 # apt_install PACKAGE... : install Debian packages if this user may; false otherwise.
