@@ -44,17 +44,16 @@ class Background:
             step = 1 + share * (1 / np.clip(light.tiles, 0.5, 2.0) - 1)
             self.mean *= spread_out(step.astype(np.float32), self.mean.shape)
 
-    def unlike(self, small: Plane, level: Plane, light: Light | None, doubt: Plane | None) -> Plane:
-        """255 where level (small in the background's light) lies outside of the bounds, doubt allowed for."""
+    def like(self, small: Plane, level: Plane, light: Light | None, doubt: Plane | None) -> Plane:
+        """255 where level (small in the background's light) lies within the bounds, doubt allowed for."""
         cv2 = opencv()
         low, high = self.low, self.high
         if doubt is not None:
             low, high = cv2.subtract(low, doubt), cv2.add(high, doubt)
-        same = cv2.inRange(level, low, high)
+        like: Plane = cv2.inRange(level, low, high)
         if light is not None and light.least < 0.97:
-            same = cv2.bitwise_or(same, cv2.compare(small, CLIPPED, cv2.CMP_GE))
-        unlike: Plane = cv2.bitwise_not(same)
-        return unlike
+            like = cv2.bitwise_or(like, cv2.compare(small, CLIPPED, cv2.CMP_GE))
+        return like
 
 
 class Scene:
@@ -117,14 +116,20 @@ class Scene:
         self.fast.rebound(self.margin)
         slow.rebound(self.margin, light_between(self.fast.tiles, tile_means(slow.mean), rules))
 
+    def is_quiet(self, small: Plane, least: float) -> bool:
+        """Whether fewer than least pixels differ, light and all: most frames of most days end here."""
+        cv2 = opencv()
+        same = cv2.countNonZero(cv2.inRange(small, self.fast.low, self.fast.high))
+        return bool(small.size - same < least)
+
     def unlike(self, small: Plane, level: Plane, light: Light | None, least: float) -> Plane | None:
         """255 where a pixel is unlike both backgrounds; None when fewer than least are."""
         cv2 = opencv()
         doubt = doubt_of(light, small.shape, self._rules)
-        unlike = self.fast.unlike(small, level, light, doubt)
-        if cv2.countNonZero(unlike) < least:
+        like = self.fast.like(small, level, light, doubt)
+        if like.size - cv2.countNonZero(like) < least:
             return None
-        unlike = cv2.bitwise_and(unlike, self.slow.unlike(small, level, light, doubt))
+        unlike: Plane = cv2.bitwise_not(cv2.bitwise_or(like, self.slow.like(small, level, light, doubt)))
         return unlike if cv2.countNonZero(unlike) >= least else None
 
     def _rebound_all(self) -> None:

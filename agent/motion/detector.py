@@ -106,7 +106,7 @@ class Detector:
         self._age: Plane = np.zeros(cells, np.uint8)
         self._has_ages = False
         self._restless = 1.0
-        self._past: deque[tuple[int, Plane, Plane, Levels, bool]] = deque()
+        self._past: deque[tuple[int, Plane, Plane, Levels | None, bool]] = deque()
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
         self._since: Moment | None = None
@@ -148,6 +148,8 @@ class Detector:
 
     def _look(self, small: Plane, frame: Frame) -> Motion:
         now, scene = frame.t_ns, self._scene
+        if scene.is_quiet(small, self._need):
+            return self._rest(small, frame)
         tiles = tile_means(small)
         ratio = scene.fast.tiles / tiles
         light = smooth_light(ratio, self._rules)
@@ -164,7 +166,7 @@ class Detector:
             return self._adopt(small, frame)
         candidates = None
         if restless and changed is not None and over is not None:
-            candidates = self._moving(small, level, light, tiles, changed, over)
+            candidates = self._moving(small, level, tiles, changed, over)
         self._grow_older(candidates, twice)
         moving_share = 0.0 if candidates is None else float(np.count_nonzero(candidates)) / candidates.size
         light_changed = self._light_change.is_on(now, moving_share)
@@ -172,13 +174,29 @@ class Detector:
             # What is there already is believed as soon as the light is steady.
             self._age = opencv().min(self._age, self._confirm - 1)
         motion = self._word(frame, changed, candidates, over, light_changed)
-        self._follow(now, small, level, tiles, changed, candidates, once, twice)
+        self._follow(now, small, level, changed, candidates, once, twice)
+        self._end_of_learning(now, restless)
+        self.seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
+        return motion
+
+    def _rest(self, small: Plane, frame: Frame) -> Motion:
+        """A frame in which nothing changed, not even the light."""
+        now = frame.t_ns
+        self._remember(now, small, small, None, None, None)
+        self._light_change.see(now, None)
+        self._grow_older(None, None)
+        self._since = None
+        self._follow(now, small, small, None, None, None, None)
+        self._end_of_learning(now, 0.0)
+        self.seen = Seen(small, small, None, None, None, self._once.limits, None)
+        return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
+
+    def _end_of_learning(self, now: int, restless: float) -> None:
+        """Where tiles do not come to rest, their histories must be known before they are believed."""
         if self._learning:
             self._restless += 0.2 * (restless - self._restless)
             elapsed_s = (now - self._t0_ns) / NS_PER_S
             self._learning = self._restless > 0.02 and elapsed_s < self._rules.learn_restless_s
-        self.seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
-        return motion
 
     def _changed(self, small: Plane, level: Plane, light: Light | None) -> Plane | None:
         """255 where a pixel is unlike both backgrounds, with a sharp edge near; None when hardly any is."""
@@ -198,7 +216,7 @@ class Detector:
         return changed if cv2.countNonZero(changed) >= self._need else None
 
     def _remember(
-        self, now: int, small: Plane, level: Plane, tiles: Levels, light: Light | None, changed: Plane | None
+        self, now: int, small: Plane, level: Plane, tiles: Levels | None, light: Light | None, changed: Plane | None
     ) -> Plane | None:
         """Keep this frame for comparison; what had changed pair_s ago (None: nothing)."""
         rules, past, changes = self._rules, self._past, self._changes
@@ -231,9 +249,7 @@ class Detector:
         counts *= CELL * CELL / 255.0
         return counts
 
-    def _moving(
-        self, small: Plane, level: Plane, light: Light | None, tiles: Levels, changed: Plane, over: Levels
-    ) -> Plane | None:
+    def _moving(self, small: Plane, level: Plane, tiles: Levels, changed: Plane, over: Levels) -> Plane | None:
         """255 where too many pixels changed and the picture differs from that of look_back_s ago too."""
         cv2 = opencv()
         _, then_small, then_level, then_tiles, was_still = self._past[0]
@@ -241,6 +257,7 @@ class Detector:
         if was_still and self._past[-1][4]:
             differs = cv2.absdiff(level, then_level)
         else:
+            then_tiles = tile_means(then_small) if then_tiles is None else then_tiles
             between = light_between(then_tiles, tiles, self._rules)
             differs = cv2.absdiff(lit(small, between), then_small)
             doubt = doubt_of(between, small.shape, self._rules)
@@ -264,10 +281,8 @@ class Detector:
             # A pixel that changed twice running is two frames' worth.
             both = cv2.compare(twice, self._twice.limits, cv2.CMP_GT)
             grown = cv2.max(grown, cv2.bitwise_and(both, 2))
-        fading = cv2.subtract(self._age, 1)
-        self._age = cv2.bitwise_or(
-            cv2.bitwise_and(grown, candidates), cv2.bitwise_and(fading, cv2.bitwise_not(candidates))
-        )
+        # Where nothing is a candidate now, a frame or two of it are forgiven.
+        self._age = cv2.max(cv2.bitwise_and(grown, candidates), cv2.subtract(self._age, 1))
         self._has_ages = True
 
     def _adopt(self, small: Plane, frame: Frame) -> Motion:
@@ -287,7 +302,6 @@ class Detector:
         now: int,
         small: Plane,
         level: Plane,
-        tiles: Levels,
         changed: Plane | None,
         candidates: Plane | None,
         once: Levels | None,
@@ -307,7 +321,7 @@ class Detector:
         slow_since_s = (now - self._slow_updated_ns) / NS_PER_S
         if slow_since_s >= self._rules.slow_update_s:
             self._slow_updated_ns = now
-            self._scene.update_slow(small, tiles, held, slow_since_s)
+            self._scene.update_slow(small, tile_means(small), held, slow_since_s)
         self._updates += 1
         # At first plain means: leaves should be known after one sway.
         share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))

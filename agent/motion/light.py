@@ -117,10 +117,11 @@ class LightChange:
         self.share = 0.0
         self.rise = 0.0
 
-    def see(self, t_ns: int, ratio: Levels) -> None:
-        """ratio: usual light to the light of now, per tile. Sets share, and its rise within half a second."""
-        other = np.count_nonzero(ratio > 1.06) + np.count_nonzero(ratio < 0.94)
-        self.share = float(other) / ratio.size
+    def see(self, t_ns: int, ratio: Levels | None) -> None:
+        """ratio: usual light to the light of now, per tile; None: the same. Sets share, and its rise within 0.5 s."""
+        self.share = 0.0
+        if ratio is not None:
+            self.share = 1 - opencv().countNonZero(opencv().inRange(ratio, 0.94, 1.06)) / ratio.size
         shares = self._shares
         shares.append((t_ns, self.share))
         while t_ns - shares[0][0] > NS_PER_S // 2:

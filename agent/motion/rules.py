@@ -46,7 +46,7 @@ class Rules:
     history_s: float = 8.0
     look_back_s: float = 0.35
     pair_s: float = 0.045
-    update_s: float = 0.19
+    update_s: float = 0.24
     slow_update_s: float = 0.95
     hold_s: float = 0.5
     hold_longest_s: float = 2.0
