@@ -123,6 +123,15 @@ def test_power_cut_at_any_disk_operation_keeps_the_ledger_true(
         shutil.rmtree(directory)
 
 
+def test_row_is_never_there_before_its_file_is_durable(life: list[Image], tmp_path: Path) -> None:
+    for image in life:
+        for clip_id, state in clips_in_ledger(image, tmp_path / "scratch").items():
+            file = image.durable.get(Path("clips") / f"{clip_id}.mp4")
+            if state == "final":
+                assert file is not None, f"before {image.operation}"
+                assert file.synced == len(file.content)
+
+
 def test_power_cut_during_recovery_is_recovered_from(life: list[Image], tmp_path: Path) -> None:
     cuts = 0
     for image in life[:: max(1, len(life) // 12)]:

@@ -12,7 +12,8 @@ import pytest
 from faulty_disk import FailingDisk
 from storage_fixtures import FPS, FRAME_NS, Rig, event, make_rig, packets
 
-from agent.disk import DirectoryRefusedError
+from agent.disk import DirectoryRefusedError, OpenFile
+from agent.errors import StorageError
 from agent.ledger import LedgerReader
 from agent.model import NS_PER_S, Ack, EventKind, OutboxKind, Phase
 from agent.verification import verify_clip, verify_index
@@ -127,6 +128,29 @@ def test_disk_that_fails_stops_recording_not_events_and_recording_goes_on_by_its
     clips = rig.reader.clips()
     assert clips[0].flags == ("recovered",)
     assert {i for clip in clips for i in clip.event_ids} == {first.id, second.id}
+    assert not all_true(rig.directory)
+
+
+def test_what_an_fsync_did_not_confirm_is_not_believed_and_recorded_again(tmp_path: Path) -> None:
+    """After a failed fsync the kernel may read back bytes that never reached the disk (fsyncgate)."""
+
+    class ThirdSyncFails(FailingDisk):
+        syncs = 0
+
+        def datasync(self, file: OpenFile) -> None:
+            self.syncs += 1
+            if self.syncs == 3:
+                raise StorageError("fdatasync", file.path, OSError(errno.EIO, os.strerror(errno.EIO)))
+            super().datasync(file)
+
+    rig = make_rig(tmp_path / "node", disk=ThirdSyncFails())
+    rig.storage.open()
+    rig.event_of(12, post_s=3)
+    first, second = rig.reader.clips()
+    assert first.frames == 2 * FPS
+    assert first.flags == ("recovered",)
+    assert second.start_t_ns == first.end_t_ns  # the ring still had what the disk lost
+    assert "continues" in second.flags
     assert not all_true(rig.directory)
 
 
