@@ -212,9 +212,13 @@ def test_lores_is_the_mean_of_what_it_covers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv", "h264"])
 @pytest.mark.parametrize("b_frames", [0, 2])
-def test_a_looped_file_goes_on_without_a_hole_or_a_step_back(tmp_path: Path, suffix: str, b_frames: int) -> None:
+@pytest.mark.parametrize("masks", [(), (((0.9, 0.9), (1.0, 0.9), (1.0, 1.0)),)], ids=["original", "masked"])
+def test_a_looped_file_goes_on_without_a_hole_or_a_step_back(
+    tmp_path: Path, suffix: str, b_frames: int, masks: Any
+) -> None:
     path = write_video(tmp_path / f"a.{suffix}", frames=12, gop=6, b_frames=b_frames)
-    source, got = VideoSource(VideoOptions(str(path), loop=True, **FULL), SimulatedClock()), Recorder()
+    options = VideoOptions(str(path), loop=True, masks=masks, **FULL)
+    source, got = VideoSource(options, SimulatedClock()), Recorder()
     info = source.open(T0)
     while len(got.frames) < 40:
         assert source.step(got)

@@ -14,6 +14,7 @@ from agent.cameras.planes import Planes, cv2_module
 from agent.model import Plane
 
 GAIT_PHASES = 16
+LIGHT_ONE = 16384
 Floats = npt.NDArray[np.float32]
 
 # Skin, hair, top, trousers, shoes as BGR.
@@ -30,17 +31,17 @@ _LOOKS: tuple[tuple[tuple[int, int, int], ...], ...] = (
 class Sprite:
     """A figure to be laid over a picture.
 
-    alpha: how much it hides, shadow: how much light it takes (both 0..1); light: what it reflects, linear
-    (h, w); u, v, alpha_c: chroma at half size. foot_x, foot_y: the pixel of it that stands on the floor.
-    x0, y0, x1, y1: the pixels it changes, shadow included.
+    alpha: how much it hides, shadow: how much light it takes, both uint8 (h, w) of 255; light: what it reflects,
+    linear, uint16 of LIGHT_ONE; u, v, alpha_c: uint8 at half size. h, w are even. foot_x, foot_y: the pixel of it
+    that stands on the floor. x0, y0, x1, y1: the pixels it changes, shadow included.
     """
 
-    alpha: Floats
-    shadow: Floats
-    light: Floats
-    u: Floats
-    v: Floats
-    alpha_c: Floats
+    alpha: Plane
+    shadow: Plane
+    light: npt.NDArray[np.uint16]
+    u: Plane
+    v: Plane
+    alpha_c: Plane
     foot_x: int
     foot_y: int
     x0: int
@@ -126,21 +127,30 @@ class _Pen:
             dark = cv2.GaussianBlur(dark, (0, 0), max(0.6, self.scale * 0.012))
             dark[dark < 1 / 64] = 0
         ys, xs = np.nonzero((alpha > 0) | (dark > 0))
-        half = (self.width // 2, self.rows // 2)
+        # Kept small: a walk has dozens of these, and at 1080p each would have megabytes of empty margin.
+        left, top = int(xs.min()) & ~1, int(ys.min()) & ~1
+        right, bottom = (int(xs.max()) + 2) & ~1, (int(ys.max()) + 2) & ~1
+        crop = np.s_[top:bottom, left:right]
+        half = np.s_[top // 2 : bottom // 2, left // 2 : right // 2]
+        alpha_c = cv2.resize(alpha, (self.width // 2, self.rows // 2), interpolation=cv2.INTER_AREA)
         return Sprite(
-            alpha=alpha,
-            shadow=dark,
-            light=light.astype(np.float32),
-            u=planes.u.astype(np.float32),
-            v=planes.v.astype(np.float32),
-            alpha_c=cv2.resize(alpha, half, interpolation=cv2.INTER_AREA),
-            foot_x=round(self.middle),
-            foot_y=round(foot_y * self.scale),
-            x0=int(xs.min()),
-            y0=int(ys.min()),
-            x1=int(xs.max()) + 1,
-            y1=int(ys.max()) + 1,
+            alpha=_bytes(alpha[crop]),
+            shadow=_bytes(dark[crop]),
+            light=np.clip(light[crop] * LIGHT_ONE, 0, 65535).astype(np.uint16),
+            u=planes.u[half].copy(),
+            v=planes.v[half].copy(),
+            alpha_c=_bytes(alpha_c[half]),
+            foot_x=round(self.middle) - left,
+            foot_y=round(foot_y * self.scale) - top,
+            x0=int(xs.min()) - left,
+            y0=int(ys.min()) - top,
+            x1=int(xs.max()) + 1 - left,
+            y1=int(ys.max()) + 1 - top,
         )
+
+
+def _bytes(shares: Floats) -> Plane:
+    return np.asarray(np.rint(shares * 255), np.uint8)
 
 
 def walker(height: int, look: int, phase: int, direction: int) -> Sprite:

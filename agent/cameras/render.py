@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from agent.cameras import figures
 from agent.cameras.backdrop import draw
-from agent.cameras.figures import Floats, Sprite
+from agent.cameras.figures import LIGHT_ONE, Floats, Sprite
 from agent.cameras.planes import Planes, cv2_module
 from agent.cameras.scene import INFRARED_LIGHT, LAMP_SPREAD, Scene, cloud_profile
 from agent.cameras.weather import Raindrops, SensorNoise, WavingLeaves, wander
@@ -110,7 +110,7 @@ class Renderer:
         self._rain = Raindrops(width, height, seed) if scene.rain else None
         self._still: tuple[object, npt.NDArray[np.uint16], Plane] | None = None
         self._chroma: tuple[object, Plane, Plane] | None = None
-        self._walker = lru_cache(maxsize=48)(figures.walker)
+        self._walker = lru_cache(maxsize=36)(figures.walker)
         self._sitter = lru_cache(maxsize=24)(figures.sitter)
         self._log_light = lru_cache(maxsize=512)(self._log_light_of)
 
@@ -351,9 +351,9 @@ class Renderer:
             return
         part = np.s_[y0 - placed.y : y1 - placed.y, x0 - placed.x : x1 - placed.x]
         light = self._light_at(t_s, (x0 + x1) // 2, (y0 + y1) // 2) * exposure.scale
-        alpha = sprite.alpha[part] * np.float32(placed.contrast)
-        under = codes[y0:y1, x0:x1] * (1 - sprite.shadow[part] * np.float32(placed.contrast))
-        mixed = under + alpha * (sprite.light[part] * np.float32(light) - under)
+        share = np.float32(placed.contrast / 255)
+        under = codes[y0:y1, x0:x1] * (1 - sprite.shadow[part] * share)
+        mixed = under + sprite.alpha[part] * share * (sprite.light[part] * np.float32(light / LIGHT_ONE) - under)
         y[y0:y1, x0:x1] = self._luma[np.minimum(mixed, CODES - 1).astype(np.uint16)]
         if self.scene.is_infrared(t_s):
             return
@@ -364,7 +364,7 @@ class Renderer:
         if x0 >= x1 or y0 >= y1:
             return
         part = np.s_[y0 - cy : y1 - cy, x0 - cx : x1 - cx]
-        alpha = sprite.alpha_c[part] * np.float32(placed.contrast)
+        alpha = sprite.alpha_c[part] * share
         for plane, own in ((u, sprite.u), (v, sprite.v)):
             below = plane[y0:y1, x0:x1]
             below[:] = (below + alpha * (own[part] - below) + np.float32(0.5)).astype(np.uint8)

@@ -7,6 +7,7 @@ allow it; else each picture is decoded, masked and encoded again.
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -95,11 +96,10 @@ class VideoSource:
     def open(self, t0_ns: int) -> StreamInfo:
         self.close()
         stream = _Stream(self._options, self._clock, t0_ns)
-        try:
+        with ExitStack() as undo:
+            undo.callback(stream.close)
             info = stream.open()
-        except BaseException:
-            stream.close()
-            raise
+            undo.pop_all()
         self._stream = stream
         return info
 
@@ -329,7 +329,8 @@ class _Stream:
         first = self._pending
         if self._times_are_usable and first is not None and first.pts is not None and first.dts is not None:
             self._anchor_at(after_ns, first.pts)
-            lag_ns = self._last_packet_ns - self._time_of(first.dts) if self._last_packet_ns is not None else -1
+            last = self._last_packet_ns if self._passthrough else None
+            lag_ns = last - self._time_of(first.dts) if last is not None else -1
             if lag_ns >= 0 and self._anchor_ns is not None:
                 self._anchor_ns += lag_ns + 1000
 

@@ -73,7 +73,8 @@ class SensorNoise:
         # A camera's own noise reduction leaves grains larger than a pixel.
         coarse = cv2.GaussianBlur(rng.standard_normal(size).astype(np.float32), (0, 0), 1.0)
         sheet = 0.8 * fine + 0.6 * coarse / max(float(coarse.std()), 1e-6)
-        self._sheet = (sheet / float(sheet.std())).astype(np.float32)
+        # One byte per pixel, 1/24 of the deviation each: at 1080p floats would be 10 MB.
+        self._sheet = np.clip(np.rint(sheet * (24 / float(sheet.std()))), -127, 127).astype(np.int8)
         self._seed = seed
         self._made: dict[int, tuple[Plane, Plane]] = {}
 
@@ -100,9 +101,9 @@ class SensorNoise:
     def _levels(self, eighths: int) -> tuple[Plane, Plane]:
         """The positive and the negative half of the sheet in whole levels: two saturating passes are the cheapest."""
         if eighths not in self._made:
-            if len(self._made) >= 12:
+            if len(self._made) >= 4:
                 self._made.pop(next(iter(self._made)))
-            levels = np.rint(self._sheet * (eighths / 8)).astype(np.int16)
+            levels = np.rint(self._sheet * np.float32(eighths / 8 / 24)).astype(np.int16)
             up, down = np.clip(levels, 0, 255).astype(np.uint8), np.clip(-levels, 0, 255).astype(np.uint8)
             self._made[eighths] = (up, down)
         return self._made[eighths]
