@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -36,16 +37,18 @@ class LocalBroker:
             self._process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
-        try:
+        with contextlib.ExitStack() as unless_it_listens:
+            unless_it_listens.callback(self._end)
             self._wait_until_it_listens(log_path)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            unless_it_listens.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
