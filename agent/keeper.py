@@ -81,7 +81,7 @@ class CameraKeeper:
                 self._start(now_ns)
         elif self._camera.ended():
             log.info("the recording has ended after %d frames", self._arrivals.frames)
-            self.state = replace(self.state, running=False, trouble="the recording has ended", ended=True)
+            self.state = replace(self.state, running=False, trouble="", ended=True)
         elif (fault := self._camera.fault()) is not None:
             self._lose(str(fault), now_ns)
         elif (silent := self._silent_stream(now_ns)) is not None:
