@@ -7,6 +7,7 @@ nothing). A unit counts only with a true seal, so a torn, reordered or zero-fill
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -55,6 +56,8 @@ class FragmentMuxer:
     11 us. Raises StorageError when FFmpeg refuses the stream (no parameter sets in front of the first keyframe).
     """
 
+    _output: Any = None
+
     def __init__(self, first_key: Packet) -> None:
         if not first_key.is_key:
             raise ValueError("a clip starts with a keyframe")
@@ -66,12 +69,12 @@ class FragmentMuxer:
             # options go to the muxer; opened by content, so that a wrong codec name is found here
             with av.open(io.BytesIO(first_key.data), "r", format=first_key.codec) as source:
                 output: Any = av.open(self._collector, "w", format="mp4", options=_OPTIONS)
+                self._output = output
                 template = source.streams.video[0]
                 if hasattr(output, "add_stream_from_template"):
                     self._stream = output.add_stream_from_template(template)
                 else:  # PyAV < 14
                     self._stream = output.add_stream(template=template)
-                self._output = output
         except (av.FFmpegError, IndexError) as error:
             raise StorageError("mux", f"{first_key.codec} stream", _words(error)) from error
         if first_key.codec == "hevc":
@@ -86,11 +89,22 @@ class FragmentMuxer:
 
     def close(self) -> bytes:
         """The last fragment. The muxer is of no use afterwards."""
+        output, self._output = self._output, None
         try:
-            self._output.close()
+            output.close()
         except av.FFmpegError as error:
             raise StorageError("mux", "end of clip", _words(error)) from error
         return self._collector.take()
+
+    def discard(self) -> None:
+        """Let go of the muxer without its last bytes; nothing after close()."""
+        output, self._output = self._output, None
+        if output is not None:
+            with contextlib.suppress(av.FFmpegError):
+                output.close()
+
+    # PyAV 10 crashes the process when the garbage collector finds a muxer that was begun and not closed.
+    __del__ = discard
 
     def _write(self, packet: Packet) -> None:
         """FFmpeg makes each sample last until the next one, also across fragments; the last one as packet says."""

@@ -205,6 +205,7 @@ class Recorder:
         from_ns = clip.from_ns
         if clip.writing is not None:
             self._disk.close(clip.writing.file)
+            clip.writing.muxer.discard()
             self.abandoned[clip.id + PART_SUFFIX] = clip.writing.synced_length
             from_ns = max(from_ns, clip.writing.synced_end_ns)
         self._plan_rest(clip, from_ns, now)
