@@ -23,6 +23,7 @@ from agent.cameras.video import VideoOptions, VideoSource
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import CameraError
 from agent.handoffs import FrameSlot, PacketRing
+from agent.masks import main_mask
 from agent.model import Frame, Packet, StreamInfo
 
 WALL = ((0.5, 0.0), (1.0, 0.0), (1.0, 0.4), (0.5, 0.4))
@@ -416,6 +417,7 @@ class Scripted:
         self.fail_at = -1
         self.end_at = -1
         self.closed = 0
+        self.frame_ns = 10_000_000
         self._n = 0
         self._t0 = 0
 
@@ -432,14 +434,14 @@ class Scripted:
         if self._n == self.end_at:
             return False
         plane = np.zeros((2, 2), np.uint8)
-        t_ns = self._t0 + self._n * 10_000_000
+        t_ns = self._t0 + self._n * self.frame_ns
         sink.on_packet(Packet(self._n, t_ns, 10_000_000, True, b"x"))
         sink.on_frame(Frame(self._n, t_ns, plane, plane, plane))
         self._n += 1
         return True
 
     def next_t_ns(self) -> int | None:
-        return self._t0 + self._n * 10_000_000
+        return self._t0 + self._n * self.frame_ns
 
     def close(self) -> None:
         self.closed += 1
@@ -515,13 +517,27 @@ def test_a_camera_that_fell_behind_goes_on_from_now_without_a_burst() -> None:
 
 def test_waiting_for_the_next_frame_can_be_interrupted() -> None:
     source = Scripted()
-    clock = SimulatedClock()  # stands still: the second frame is never due
+    source.frame_ns = 3600 * 1_000_000_000
+    camera, recorder = PacedCamera(source, SystemClock()), Recorder()
+    camera.start(recorder)
+    assert recorder.wait_frames(1)
+    thread = next(t for t in threading.enumerate() if t.name == "camera")
+    camera.stop()
+    assert not thread.is_alive()
+    assert len(recorder.frames) == 1
+    assert source.closed == 1
+
+
+def test_nothing_is_delivered_before_the_clock_says_so() -> None:
+    source, clock = Scripted(), SimulatedClock()
     camera, recorder = PacedCamera(source, clock), Recorder()
     camera.start(recorder)
     assert recorder.wait_frames(1)
+    assert not recorder.wait_frames(2, 0.05)
+    clock.move(0.015)
+    assert recorder.wait_frames(2)
     camera.stop()
-    assert len(recorder.frames) == 1
-    assert source.closed == 1
+    assert len(recorder.frames) == 2
 
 
 # --- privacy -----------------------------------------------------------------------------------------------------
@@ -552,6 +568,18 @@ def same(a: Recorder, b: Recorder) -> bool:
 
 def test_scenes_that_differ_only_under_the_mask_give_identical_packets_and_frames() -> None:
     assert same(run_fake(0, (SECRET,)), run_fake(3, (SECRET,)))
+
+
+@pytest.mark.parametrize("backend", ["fake", "file"])
+def test_lores_is_black_wherever_the_mask_touches_it(tmp_path: Path, backend: str) -> None:
+    got = run_fake(3, (SECRET,)) if backend == "fake" else run_file(secret_file(tmp_path / "a.mp4", 200), (SECRET,))
+    main = main_mask([SECRET], 480, 272)
+    height, width = got.frames[0].y.shape
+    for x0, y0, x1, y1 in main.rectangles:
+        columns = slice(x0 * width // 480, -(-x1 * width // 480))
+        rows = slice(y0 * height // 272, -(-y1 * height // 272))
+        assert all(np.all(frame.y[rows, columns] == 16) for frame in got.frames)
+    assert all(frame.y.max() > 60 for frame in got.frames)
 
 
 def test_without_the_mask_these_scenes_differ() -> None:

@@ -100,6 +100,7 @@ def test_a_walker_crosses_at_the_stated_speed_and_size() -> None:
         if boxes and boxes[0].x > 0.02 and boxes[0].x + boxes[0].w < 0.98:
             middles[frame] = boxes[0].x + boxes[0].w / 2
             assert 0.46 < boxes[0].h < 0.56
+            assert abs(boxes[0].y + boxes[0].h - 0.92) < 0.04, "the feet are on the floor"
     frames = sorted(middles)
     speed = (middles[frames[-1]] - middles[frames[0]]) / (frames[-1] - frames[0]) * FPS
     assert abs(speed - 0.2) < 0.02
