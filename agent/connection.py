@@ -190,6 +190,8 @@ class Connection:
     ) -> None:
         if flags.is_disconnect_packet_from_server:
             self.closed_by = reason.value
+            # paho before 2.2 does not read a reason that no properties follow, and calls it 0.
+            self.closed_silently = reason.value == 0
             self._fail(_farewell(self.where, reason, properties))
         elif reason.value == KEEPALIVE_TIMEOUT:
             self._fail(LinkError("talk to", self.where, "it fell silent", hint="the network, or a broker that hangs"))
