@@ -161,6 +161,7 @@ class Health:
                 delivered=link.delivered,
                 refused=link.refused,
                 reconnects=link.reconnects,
+                warning=link.warning or None,
             ),
         )
 

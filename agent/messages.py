@@ -268,6 +268,11 @@ class LinkHealth(_Message):
     delivered: int | None = Field(None, ge=0, description="Messages the broker took since the start.", examples=[88])
     refused: int | None = Field(None, ge=0, description="Messages it refused since the start.", examples=[0])
     reconnects: int | None = Field(None, ge=0, description="Connections made after the first one.", examples=[2])
+    warning: str | None = Field(
+        None,
+        description="What should be known of the connection but is no trouble.",
+        examples=["MQTT 3.1.1: this broker cannot say what it refuses"],
+    )
 
 
 class HealthMessage(_Message):
