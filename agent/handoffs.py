@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.model import Ack, Event, Frame, Packet, Phase
+from agent.model import NS_PER_S, Ack, Event, Frame, Packet, Phase
 
 
 class Doorbell:
@@ -106,19 +106,22 @@ class FrameSlot:
 
 
 class PacketRing:
-    """The newest encoded packets in whole GOPs, at most capacity_bytes of them: pre-roll and stall budget.
+    """The newest encoded packets in whole GOPs: pre-roll and stall budget.
 
-    Positions count packets since the ring was made, so a reader's position stays true while old GOPs leave.
-    evicted_gops: whole GOPs that left; dropped_packets: packets before the first keyframe, of no use.
+    It keeps at least keep_s seconds (None: as much as fits), but never more than capacity_bytes. Positions count
+    packets since the ring was made, so a reader's position stays true while old GOPs leave. evicted_gops: whole
+    GOPs that left for want of room; dropped_packets: packets before the first keyframe, of no use.
     """
 
-    def __init__(self, capacity_bytes: int, doorbell: Doorbell | None = None) -> None:
+    def __init__(self, capacity_bytes: int, doorbell: Doorbell | None = None, keep_s: float | None = None) -> None:
         if capacity_bytes <= 0:
             raise ValueError(f"capacity_bytes must be positive, not {capacity_bytes}")
         self._lock = threading.Lock()
         self._packets: deque[Packet] = deque()
         self._first = 0  # position of _packets[0], always a keyframe
+        self._keys: deque[int] = deque()  # positions of the keyframes in _packets
         self._capacity_bytes = capacity_bytes
+        self._keep_ns = None if keep_s is None else round(keep_s * NS_PER_S)
         self._bytes = 0
         self._doorbell = doorbell
         self.evicted_gops = 0
@@ -129,25 +132,31 @@ class PacketRing:
             if not self._packets and not packet.is_key:
                 self.dropped_packets += 1
                 return
+            if packet.is_key:
+                self._keys.append(self._first + len(self._packets))
             self._packets.append(packet)
             self._bytes += len(packet.data)
-            while self._bytes > self._capacity_bytes and self._evict_oldest_gop():
-                pass
+            while self._second_gop_is_old(packet.t_ns):
+                self._drop_oldest_gop()
+            while self._bytes > self._capacity_bytes:
+                self._drop_oldest_gop()
+                self.evicted_gops += 1
         if self._doorbell is not None:
             self._doorbell.ring()
 
-    def _evict_oldest_gop(self) -> bool:
-        """Drop the oldest GOP; a GOP that is still growing is dropped too if it alone is over the capacity."""
-        packets = self._packets
-        if not packets:
+    def _second_gop_is_old(self, now_ns: int) -> bool:
+        """Whether what is asked for is there without the oldest GOP, so that this one may go."""
+        if self._keep_ns is None or len(self._keys) < 2:
             return False
-        while packets:
-            self._bytes -= len(packets.popleft().data)
+        return now_ns - self._packets[self._keys[1] - self._first].t_ns >= self._keep_ns
+
+    def _drop_oldest_gop(self) -> None:
+        """Also the one that is still growing, when it alone is over the capacity."""
+        self._keys.popleft()
+        until = self._keys[0] if self._keys else self._first + len(self._packets)
+        while self._first < until:
+            self._bytes -= len(self._packets.popleft().data)
             self._first += 1
-            if packets and packets[0].is_key:
-                break
-        self.evicted_gops += 1
-        return True
 
     @property
     def end(self) -> int:
@@ -164,11 +173,10 @@ class PacketRing:
         """Position of the newest keyframe shown at or before pts_ns; the oldest one kept if all are younger."""
         with self._lock:
             found = self._first
-            for index, packet in enumerate(self._packets):
-                if packet.is_key:
-                    if packet.pts_ns > pts_ns:
-                        break
-                    found = self._first + index
+            for position in self._keys:
+                if self._packets[position - self._first].pts_ns > pts_ns:
+                    break
+                found = position
             return found
 
     def read(self, position: int, limit: int) -> tuple[list[Packet], int, bool]:

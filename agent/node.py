@@ -33,6 +33,10 @@ STEP_S = 0.2
 STALL_BUDGET_S = 10.0
 """How long storage may stand still (a slow card) before a running clip loses packets."""
 
+RING_HEADROOM = 4.0
+RING_LEAST_BYTES = 32_000_000
+"""A camera of others (RTSP) keeps to its own bitrate, not to the setting."""
+
 BEAT_LIMIT_S = {"vision": 10.0, "storage": 60.0, "link": 60.0}
 """A stage whose last step is older is stuck. Storage and link wait for cards and networks: seconds are usual."""
 
@@ -86,7 +90,7 @@ class Node:
 
         storage_bell = Doorbell()
         self.slot = FrameSlot()
-        self.ring = PacketRing(ring_capacity_bytes(settings), storage_bell)
+        self.ring = packet_ring(settings, storage_bell)
         self.board = EventBoard(doorbell=storage_bell)
         self.acks = AckBox(storage_bell)
         self.statuses = StatusBoard()
@@ -206,7 +210,8 @@ class Node:
                 )
 
 
-def ring_capacity_bytes(settings: Settings) -> int:
-    """bitrate x (pre-roll + one GOP + stall budget) x 1.5: a keyframe before the pre-roll and a stall both fit."""
-    seconds = settings.clips.pre_roll_s + settings.clips.gop_s + STALL_BUDGET_S
-    return round(settings.camera.bitrate_kbps * 1000 / 8 * seconds * 1.5)
+def packet_ring(settings: Settings, doorbell: Doorbell | None = None) -> PacketRing:
+    """Pre-roll and a stall fit, whatever the stream's bitrate; the bytes only bound a stream gone wild."""
+    keep_s = settings.clips.pre_roll_s + STALL_BUDGET_S
+    nominal = settings.camera.bitrate_kbps * 1000 / 8 * (keep_s + settings.clips.gop_s)
+    return PacketRing(max(RING_LEAST_BYTES, round(RING_HEADROOM * nominal)), doorbell, keep_s)

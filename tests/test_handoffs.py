@@ -103,6 +103,27 @@ def test_the_ring_stays_within_its_bytes_and_begins_with_a_keyframe(
     assert position == ring.end
 
 
+@given(
+    gaps=st.lists(st.tuples(st.integers(1, 3_000), st.booleans()), min_size=1, max_size=80),
+    keep_ms=st.integers(0, 5_000),
+)
+def test_a_ring_keeps_the_time_it_was_asked_for_and_hardly_more(gaps: list[tuple[int, bool]], keep_ms: int) -> None:
+    ring = PacketRing(1_000_000, keep_s=keep_ms / 1000)
+    t_ms = 0
+    born_ms: int | None = None
+    for seq, (step_ms, key) in enumerate(gaps):
+        t_ms += step_ms
+        ring.put(Packet(seq, t_ms * 1_000_000, 1, key, b"x"))
+        kept = ring.read(0, 1000)[0]
+        if not kept:
+            continue
+        born_ms = t_ms if born_ms is None else born_ms
+        oldest_ms = kept[0].t_ns // 1_000_000
+        assert oldest_ms <= max(t_ms - keep_ms, born_ms), "what was asked for is there"
+        later_keys = [p.t_ns // 1_000_000 for p in kept[1:] if p.is_key]
+        assert all(t_ms - key_ms < keep_ms for key_ms in later_keys), "and no GOP more than that needs"
+
+
 def test_an_empty_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="positive"):
         PacketRing(0)

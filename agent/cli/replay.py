@@ -18,10 +18,10 @@ from agent.cameras.video import VideoOptions, VideoSource
 from agent.cli import add_config, load_settings
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import ConfigError, StorageError
-from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, StatusBoard
+from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, StatusBoard
 from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo
-from agent.node import ring_capacity_bytes
-from agent.settings import Settings
+from agent.node import packet_ring
+from agent.settings import Settings, redacted
 from agent.storage import Storage
 from agent.ulid import new_ulid
 from agent.vision import Vision
@@ -60,7 +60,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.clips is not None:
         overrides["clips"] = {"directory": args.clips, "enabled": True}
     if "://" in args.video or args.video.startswith("/dev/"):
-        raise ConfigError("replay", args.video, "not a recording", hint="run and demo take streams and devices")
+        raise ConfigError("replay", redacted(args.video), "not a recording", hint="run and demo take streams and devices")
     return load_settings(args.config, overrides=overrides)
 
 
@@ -200,7 +200,7 @@ class _Shelf:
         with contextlib.suppress(OSError):
             wall_ns = Path(settings.camera.source).stat().st_mtime_ns
         self._clock = SimulatedClock(T0_NS, wall_ns)
-        self.ring = PacketRing(ring_capacity_bytes(settings))
+        self.ring = packet_ring(settings)
         self._storage = Storage(settings, self._clock, self.ring, board, AckBox(), Doorbell(), Doorbell())
 
     def open(self) -> None:
