@@ -7,9 +7,6 @@ from collections.abc import Callable
 from agent.model import NS_PER_S, Box, EndReason, Event, EventKind, Moment, Motion, Phase
 from agent.settings import DetectionSettings
 
-LEAVE = 0.3
-"""An open event goes on while the score stays above this, though the detector's own word (0.5) is already off."""
-
 BETTER = 1.3
 """An update is worth sending when the picture got so many times better."""
 
@@ -20,7 +17,8 @@ class Events:
     """The machine from motion to events. At most one event is open.
 
     Confirmation (`confirm_frames`) is the detector's affair, since only it knows that it was the same thing
-    in the same place for so many frames; here its word opens an event at once, dated back to Motion.since.
+    in the same place for so many frames; here its word opens an event at once, dated back to Motion.since. So a
+    subscriber hears of it after confirm_frames - 1 frame intervals. The hysteresis is in time: quiet_s to leave.
     """
 
     def __init__(self, settings: DetectionSettings, new_id: Callable[[], str]) -> None:
@@ -53,7 +51,7 @@ class Events:
         if current is None:
             if motion.active:
                 told.append(self._start(motion, sharpness))
-        elif motion.active or motion.score > LEAVE:
+        elif motion.active:
             current.see(motion, sharpness)
             if current.is_news and now.t_ns - current.told_ns >= self._update_ns:
                 told.append(current.tell(Phase.UPDATE, now.t_ns))
@@ -97,7 +95,7 @@ class _Open:
         self.zones += new_zones
         self.is_news |= bool(new_zones)
         now = quality(motion, sharpness)
-        if motion.active and now > self._quality:
+        if now > self._quality:
             self.peak, self._quality = motion, now
             self.is_news |= now >= self._told_quality * BETTER
 

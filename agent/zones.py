@@ -46,6 +46,8 @@ def fill(polygon: Sequence[tuple[float, float]], width: int, height: int) -> Pla
     import cv2
 
     corners = np.array([[x * width - 0.5, y * height - 0.5] for x, y in polygon])
+    # A corner on the picture's edge lies half a pixel outside of it; a thin zone along the edge would vanish.
+    corners = np.clip(corners, 0, [width - 1, height - 1])
     # Sixteenths of a pixel (shift=4): a corner between two pixels must not jump to one of them.
     points = np.round(corners * 16).astype(np.int32)
     mask = np.zeros((height, width), np.uint8)

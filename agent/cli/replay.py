@@ -60,7 +60,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.clips is not None:
         overrides["clips"] = {"directory": args.clips, "enabled": True}
     if "://" in args.video or args.video.startswith("/dev/"):
-        raise ConfigError("replay", redacted(args.video), "not a recording", hint="run and demo take streams and devices")
+        name = redacted(args.video)
+        raise ConfigError("replay", name, "not a recording", hint="run takes streams and devices")
     return load_settings(args.config, overrides=overrides)
 
 

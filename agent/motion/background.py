@@ -56,6 +56,20 @@ class Background:
         return like
 
 
+def _around(light: Light | None, things: Plane | None) -> Light | None:
+    """light, with that of the tiles under things guessed from all others: a large thing is no light."""
+    if light is None or things is None:
+        return light
+    cv2 = opencv()
+    rows, columns = light.tiles.shape
+    under = cv2.resize(things, (columns, rows), interpolation=cv2.INTER_AREA)
+    under = cv2.dilate(under, np.ones((3, 3), np.uint8)) > 0
+    if under.all():
+        return None
+    tiles = np.where(under, np.median(light.tiles[~under]), light.tiles).astype(np.float32)
+    return light._replace(tiles=tiles)
+
+
 class Scene:
     """Both backgrounds and the noise of the pixels. A thing must differ from both.
 
@@ -104,12 +118,14 @@ class Scene:
         self.margin = cv2.convertScaleAbs(self._noise, alpha=self._spread, beta=self._floor)
         self.fast.rebound(self.margin)
 
-    def update_slow(self, small: Plane, tiles: Levels, held: Plane | None, since_s: float) -> None:
-        """The same for the slow background; and both follow the light."""
+    def update_slow(self, small: Plane, held: Plane | None, things: Plane | None, since_s: float) -> None:
+        """The same for the slow background; and both follow the light, but not that of things (cells, 255)."""
         cv2, rules, slow = opencv(), self._rules, self.slow
         free = None if held is None else cv2.bitwise_not(held)
+        tiles = tile_means(small)
         for background in (self.fast, slow):
-            background.relight(light_between(background.tiles, tiles, rules), rate(since_s, rules.relight_s))
+            light = _around(light_between(background.tiles, tiles, rules), things)
+            background.relight(light, rate(since_s, rules.relight_s))
         if held is not None:
             cv2.accumulateWeighted(small, slow.mean, rate(since_s, rules.absorb_slow_s), mask=held)
         cv2.accumulateWeighted(small, slow.mean, rate(since_s, rules.slow_s), mask=free)

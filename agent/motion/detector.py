@@ -28,6 +28,7 @@ from agent.settings import ZoneSettings
 from agent.zones import Zones
 
 _NEAR = np.ones((5, 5), np.uint8)
+_INSIDE = np.ones((9, 9), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +106,7 @@ class Detector:
         self._twice = Restlessness(cells, self._need, self._rules.calm)
         self._age: Plane = np.zeros(cells, np.uint8)
         self._has_ages = False
-        self._restless = 1.0
+        self._restless = 0.0
         self._past: deque[tuple[int, Plane, Plane, Levels | None, bool]] = deque()
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
@@ -174,7 +175,7 @@ class Detector:
             # What is there already is believed as soon as the light is steady.
             self._age = opencv().min(self._age, self._confirm - 1)
         motion = self._word(frame, changed, candidates, over, light_changed)
-        self._follow(now, small, level, changed, candidates, once, twice)
+        self._follow(now, small, level, candidates, once, twice)
         self._end_of_learning(now, restless)
         self.seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
         return motion
@@ -186,17 +187,19 @@ class Detector:
         self._light_change.see(now, None)
         self._grow_older(None, None)
         self._since = None
-        self._follow(now, small, small, None, None, None, None)
+        self._follow(now, small, small, None, None, None)
         self._end_of_learning(now, 0.0)
         self.seen = Seen(small, small, None, None, None, self._once.limits, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
         """Where tiles do not come to rest, their histories must be known before they are believed."""
-        if self._learning:
-            self._restless += 0.2 * (restless - self._restless)
-            elapsed_s = (now - self._t0_ns) / NS_PER_S
-            self._learning = self._restless > 0.02 and elapsed_s < self._rules.learn_restless_s
+        if not self._learning:
+            return
+        self._restless = max(restless, self._restless * 0.8)
+        elapsed_s = (now - self._t0_ns) / NS_PER_S
+        is_calm = self._restless < 0.03 and elapsed_s > self._rules.learn_s + 0.25
+        self._learning = not is_calm and elapsed_s < self._rules.learn_restless_s
 
     def _changed(self, small: Plane, level: Plane, light: Light | None) -> Plane | None:
         """255 where a pixel is unlike both backgrounds, with a sharp edge near; None when hardly any is."""
@@ -302,7 +305,6 @@ class Detector:
         now: int,
         small: Plane,
         level: Plane,
-        changed: Plane | None,
         candidates: Plane | None,
         once: Levels | None,
         twice: Levels | None,
@@ -312,16 +314,17 @@ class Detector:
         if since_s < self._rules.update_s:
             return
         self._updated_ns = now
-        held = None
-        if candidates is not None and changed is not None:
+        held = things = None
+        if candidates is not None:
             cv2 = opencv()
-            near = cv2.resize(candidates, (self._w, self._h), interpolation=cv2.INTER_NEAREST)
-            held = cv2.bitwise_and(cv2.dilate(near, _NEAR), changed)
+            # Filled: the inside of a large even thing may pass for a change of light, and only its rim for a thing.
+            things = cv2.morphologyEx(candidates, cv2.MORPH_CLOSE, _INSIDE)
+            held = cv2.dilate(cv2.resize(things, (self._w, self._h), interpolation=cv2.INTER_NEAREST), _NEAR)
         self._scene.update(small, level, held, since_s)
         slow_since_s = (now - self._slow_updated_ns) / NS_PER_S
         if slow_since_s >= self._rules.slow_update_s:
             self._slow_updated_ns = now
-            self._scene.update_slow(small, tile_means(small), held, slow_since_s)
+            self._scene.update_slow(small, held, things, slow_since_s)
         self._updates += 1
         # At first plain means: leaves should be known after one sway.
         share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))
@@ -332,7 +335,7 @@ class Detector:
     def _word(
         self, frame: Frame, changed: Plane | None, candidates: Plane | None, over: Levels | None, light_changed: bool
     ) -> Motion:
-        score, old = 0.0, None
+        score, oldest, old = 0.0, 0, None
         if candidates is not None:
             ages = opencv().bitwise_and(self._age, candidates)
             oldest = int(ages.max())
@@ -340,9 +343,12 @@ class Detector:
             if oldest >= self._confirm and not self._learning:
                 old = opencv().compare(ages, self._confirm, opencv().CMP_GE)
         if old is None or candidates is None or changed is None or over is None:
-            self._since = None
-            return Motion(frame.seq, frame.t_ns, score, False, learning=self._learning, light_changed=light_changed)
-        cells, boxes, excess = things(changed, candidates, over, old, self._pixel)
+            return self._not_active(frame, score, light_changed)
+        cells, boxes, excess, is_scattered = things(changed, candidates, over, old, self._pixel)
+        # Little of it must show for twice as long: of noise, rain and leaves there is seldom more than a trace.
+        is_faint = excess < self._rules.trace and oldest < 2 * self._confirm
+        if self._since is None and (is_faint or is_scattered):
+            return self._not_active(frame, min(score, 0.5), light_changed)
         self._since = self._since or self._moments[0]
         return Motion(
             frame.seq,
@@ -355,3 +361,7 @@ class Detector:
             light_changed=light_changed,
             since=self._since,
         )
+
+    def _not_active(self, frame: Frame, score: float, light_changed: bool) -> Motion:
+        self._since = None
+        return Motion(frame.seq, frame.t_ns, score, False, learning=self._learning, light_changed=light_changed)

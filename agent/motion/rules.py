@@ -33,6 +33,7 @@ class Rules:
     sharp: weight of relief, higher takes softer edges.
     need: changed pixels of the 64 in a tile. calm, calm_once: multiples of a tile's usual count (root mean
     square) for pixels that changed twice running and at least once. moves: of need, must differ from before.
+    trace: pixels too many; a thing of fewer must show for twice as long.
     """
 
     learn_s: float = 1.2
@@ -61,3 +62,4 @@ class Rules:
     calm: float = 2.0
     calm_once: float = 5.0
     moves: float = 0.5
+    trace: float = 4.0

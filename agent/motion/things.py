@@ -11,28 +11,32 @@ from agent.motion.light import Levels, opencv
 from agent.motion.rules import CELL
 
 _JOIN = np.ones((3, 3), np.uint8)
+SCATTERED = 6
 
 
 def things(
     changed: Plane, candidates: Plane, over: Levels, old: Plane, share: tuple[float, float]
-) -> tuple[Plane, tuple[Box, ...], float]:
+) -> tuple[Plane, tuple[Box, ...], float, bool]:
     """What of the candidates hangs together with old ones.
 
     changed: pixels; candidates, old: cells, non-zero where so; over: changed pixels too many per cell; share:
-    width and height of one pixel in the picture. Returns the cells (255), boxes (largest first) and the excess
-    pixels of the greatest thing.
+    width and height of one pixel in the picture. Returns the cells (255), boxes (largest first), the excess pixels
+    of the greatest thing, and whether all is scattered: many small things at once are weather.
     """
     cv2 = opencv()
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(candidates, _JOIN), connectivity=8)
     if len(stats) == 2:
         # The usual case, cheaper: all of it is one thing.
         is_old = np.array([False, True])
-        cells, sums = candidates, [0.0, cv2.mean(over, candidates)[0] * cv2.countNonZero(candidates)]
+        cells, is_scattered = candidates, False
+        sums = [0.0, cv2.mean(over, candidates)[0] * cv2.countNonZero(candidates)]
     else:
         is_old = np.bincount(labels[old > 0], minlength=len(stats)) > 0
         is_old[0] = False
         cells = cv2.bitwise_and(is_old.astype(np.uint8)[labels] * np.uint8(255), candidates)
         sums = np.bincount(labels[candidates > 0], weights=over[candidates > 0], minlength=len(stats)).tolist()
+        is_scattered = len(stats) > SCATTERED and 2 * max(sums) < sum(sums)
+    # Each pixel counts in four tiles.
     excess = max(float(total) for total, counts in zip(sums, is_old, strict=True) if counts)
     boxes: list[Box] = []
     for label in np.flatnonzero(is_old):
@@ -42,7 +46,7 @@ def things(
         x, y, w, h = cv2.boundingRect(changed[top : top + high + CELL, left : left + wide + CELL])
         if w and h:
             boxes.append(Box((left + x) * share[0], (top + y) * share[1], w * share[0], h * share[1]))
-    return cells, tuple(merged(boxes)), excess / 4  # each pixel counts in four tiles
+    return cells, tuple(merged(boxes)), excess / 4, is_scattered
 
 
 def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.06) -> list[Box]:

@@ -1,0 +1,340 @@
+"""What the detector finds and what it leaves alone, on small drawn scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from agent.cameras.fake import FakeSource
+from agent.cameras.scenes import BUILT_IN
+from agent.model import NS_PER_S, Box, Frame, Motion, Packet
+from agent.motion import Detector
+from agent.motion.things import merged
+from agent.settings import ZoneSettings
+
+W, H = 320, 240
+Picture = npt.NDArray[np.float64]
+
+
+def wall() -> Picture:
+    """A room without people: a shaded wall, a darker floor with planks, a door, a bright board."""
+    x, y = np.meshgrid(np.arange(W), np.arange(H))
+    picture = 150.0 + 30 * x / W - 20 * y / H
+    picture[170:] = 90 + 12 * ((x[170:] // 14) % 2)
+    picture[60:170, 250:290] = 70
+    picture[40:90, 40:110] = 200
+    return picture
+
+
+def person(picture: Picture, x: float, *, height: int = 90, level: float = 50.0, feet: int = 220) -> Picture:
+    """Somebody dark in front of it: head, body and legs, centre at x."""
+    out = picture.copy()
+    left, right = round(x - height * 0.15), round(x + height * 0.15)
+    top = feet - height
+    for a, b, inset in ((top, top + height // 6, height // 14), (top + height // 6, feet, 0)):
+        out[max(a, 0) : max(b, 0), max(left + inset, 0) : max(right - inset, 0)] = level
+    return out
+
+
+def frames(
+    scene: Callable[[float], Picture], seconds: float, *, fps: float = 15.0, noise: float = 2.0, seed: int = 1
+) -> Iterator[Frame]:
+    """scene(t_s) as a camera would show it, with sensor noise."""
+    random = np.random.default_rng(seed)
+    grey = np.full((H // 2, W // 2), 128, np.uint8)
+    for i in range(round(seconds * fps)):
+        picture = scene(i / fps) + random.normal(0, noise, (H, W))
+        yield Frame(i, round(i / fps * NS_PER_S) + 1, np.clip(picture, 16, 235).astype(np.uint8), grey, grey)
+
+
+def watch(
+    scene: Callable[[float], Picture], seconds: float, *, fps: float = 15.0, noise: float = 2.0, **options: Any
+) -> list[Motion]:
+    detector = Detector(W, H, **options)
+    return [detector.step(frame) for frame in frames(scene, seconds, fps=fps, noise=noise)]
+
+
+def active_times(motions: list[Motion]) -> list[float]:
+    return [motion.t_ns / NS_PER_S for motion in motions if motion.active]
+
+
+def walker(t_s: float, *, at_s: float = 4.0, speed: float = 60.0, **look: Any) -> Picture:
+    return person(wall(), -14 + speed * (t_s - at_s), **look) if t_s >= at_s else wall()
+
+
+@pytest.mark.parametrize("fps", [5.0, 15.0, 30.0])
+def test_a_walker_is_found_within_three_frames_at_any_rate(fps: float) -> None:
+    # From 4 s on some part of him is in the picture.
+    first = active_times(watch(walker, 6, fps=fps))[0]
+    assert 4.0 <= first <= 4.0 + 3.01 / fps + 2 / 60
+
+
+def test_the_box_holds_the_person() -> None:
+    motion = watch(walker, 6.5)[-1]
+    x = (-14 + 60 * (motion.t_ns / NS_PER_S - 4)) / W
+    box = motion.boxes[0]
+    assert box.x < x < box.x + box.w
+    assert abs(box.y - 130 / H) < 0.06
+    assert abs(box.y + box.h - 220 / H) < 0.06
+    assert box.w < 0.25
+    assert motion.score > 0.8
+    assert motion.since is not None
+    assert 58 <= motion.since.frame <= 64
+
+
+@pytest.mark.parametrize("brighter", [16, 32, 48, 64])
+def test_a_thing_brighter_by_a_multiple_of_sixteen_is_found(brighter: int) -> None:
+    """Arithmetic in eight bits without a sign calls these even."""
+    flat = np.full((H, W), 100.0)
+    motions = watch(lambda t: person(flat, 60 * (t - 4), level=100.0 + brighter) if t > 4 else flat, 7)
+    assert active_times(motions)
+
+
+def test_an_empty_scene_is_quiet_whatever_the_noise() -> None:
+    for noise in (0.0, 1.0, 4.0, 12.0):
+        assert active_times(watch(lambda _: wall(), 8, noise=noise)) == []
+
+
+def lamp(t_s: float, on_s: float = 4.0, ramp_s: float = 0.0) -> Picture:
+    """1 everywhere, then more light around the upper left."""
+    x, y = np.meshgrid(np.arange(W), np.arange(H))
+    power = 1.0 if ramp_s == 0 else min(1.0, max(0.0, (t_s - on_s) / ramp_s))
+    cone: Picture = 0.9 * np.exp(-((x - 80) ** 2 + (y - 40) ** 2) / (2 * 130.0**2))
+    return 1 + power * cone if t_s >= on_s else np.ones((H, W))
+
+
+def lit(picture: Picture, light: Picture | float) -> Picture:
+    """Light multiplies what is above black."""
+    return 16 + (picture - 16) * light
+
+
+@pytest.mark.parametrize("ramp_s", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("darker", [0.4, 0.7])
+def test_a_lamp_is_no_motion_however_fast_it_comes(ramp_s: float, darker: float) -> None:
+    motions = watch(lambda t: lit(wall(), darker * lamp(t, 4.0, ramp_s)), 9)
+    assert active_times(motions) == []
+
+
+def test_a_dimmed_room_is_no_motion() -> None:
+    for factor in (0.25, 0.5, 0.8):
+        motions = watch(lambda t, f=factor: lit(wall(), f if t > 4 else 1.0), 9)  # type: ignore[misc]
+        assert active_times(motions) == []
+
+
+def test_a_change_of_light_is_told() -> None:
+    motions = watch(lambda t: lit(wall(), 0.5 if t > 4 else 1.0), 6)
+    told = [motion.t_ns / NS_PER_S for motion in motions if motion.light_changed]
+    assert told
+    assert 4.0 <= told[0] < 4.2
+
+
+def test_whoever_switches_the_lamp_on_is_found() -> None:
+    motions = watch(lambda t: lit(walker(t, at_s=4.0, speed=40), 0.5 * lamp(t, 6.0)), 10)
+    assert [t for t in active_times(motions) if 4 < t < 6]
+    assert [t for t in active_times(motions) if t > 6.7]
+
+
+def test_whoever_comes_right_after_the_light_is_found() -> None:
+    motions = watch(lambda t: lit(walker(t, at_s=4.3), 0.6 if t > 4 else 1.0), 8)
+    assert [t for t in active_times(motions) if t < 5.5]
+
+
+def test_a_soft_shadow_passing_over_is_no_motion() -> None:
+    x = np.arange(W)
+
+    def scene(t_s: float) -> Picture:
+        edge = np.clip((x - 60 * (t_s - 3)) / 80, 0, 1)
+        shadow: Picture = np.tile(0.6 + 0.4 * (edge * edge * (3 - 2 * edge)), (H, 1))
+        return lit(wall(), shadow)
+
+    assert active_times(watch(scene, 11)) == []
+
+
+def test_who_stands_and_leaves_leaves_no_ghost() -> None:
+    """Comes, stands for 12 s without moving, leaves: afterwards the room is empty and quiet."""
+
+    def scene(t_s: float) -> Picture:
+        if t_s < 4 or t_s > 20:
+            return wall()
+        x = min(-14 + 80 * (t_s - 4), 160) if t_s < 17 else 160 + 80 * (t_s - 17)
+        return person(wall(), x)
+
+    times = active_times(watch(scene, 26))
+    assert [t for t in times if 4 < t < 6]
+    assert [t for t in times if 8 < t < 17] == []
+    assert [t for t in times if 17 < t < 20]
+    assert [t for t in times if t > 20.3] == []
+
+
+def test_a_thing_that_stays_is_absorbed_without_a_second_event() -> None:
+    def scene(t_s: float) -> Picture:
+        picture = wall()
+        if t_s > 6:
+            picture[180:225, 150:200] = 170  # a parcel
+        return picture
+
+    times = active_times(watch(scene, 40))
+    assert all(t < 7.5 for t in times)
+
+
+def test_waving_leaves_come_to_rest_and_a_person_before_them_is_found() -> None:
+    x, y = np.meshgrid(np.arange(W), np.arange(H))
+
+    def scene(t_s: float) -> Picture:
+        picture = wall()
+        sway = 3 * np.sin(2 * np.pi * t_s / 1.7 + y / 40)
+        leaves = 90 + 60 * np.sign(np.sin((x + sway) / 2.3) * np.sin((y + sway / 2) / 2.9))
+        picture[20:200, 180:310] = leaves[20:200, 180:310]
+        return person(picture, 200 + 25 * (t_s - 14), height=150) if t_s > 14 else picture
+
+    times = active_times(watch(scene, 18))
+    assert [t for t in times if 5 < t < 14] == []
+    assert times
+
+
+def test_rain_is_no_motion() -> None:
+    random = np.random.default_rng(4)
+
+    def scene(_: float) -> Picture:
+        picture = wall()
+        for _ in range(60):
+            x, y = random.integers(0, W), random.integers(0, H - 16)
+            picture[y : y + 14, x : x + 1] += 60
+        return picture
+
+    assert [t for t in active_times(watch(scene, 15)) if t > 5] == []
+
+
+def test_it_learns_within_five_seconds_and_says_so_meanwhile() -> None:
+    motions = watch(walker, 6)
+    learning = [motion.t_ns / NS_PER_S for motion in motions if motion.learning]
+    assert learning[0] < 0.1
+    assert learning[-1] < 1.6
+    assert not any(motion.active for motion in motions if motion.learning)
+
+
+def test_a_scene_that_never_rests_is_learned_after_five_seconds_at_most() -> None:
+    random = np.random.default_rng(5)
+    motions = watch(lambda _: random.uniform(40, 200, (H, W)), 7)
+    assert max(motion.t_ns for motion in motions if motion.learning) < 5 * NS_PER_S
+
+
+def test_after_a_gap_it_learns_anew() -> None:
+    detector = Detector(W, H)
+    for frame in frames(lambda _: wall(), 3):
+        detector.step(frame)
+    grey = np.full((H // 2, W // 2), 128, np.uint8)
+    other = np.full((H, W), 180, np.uint8)
+    later = detector.step(Frame(0, 60 * NS_PER_S, other, grey, grey))
+    assert later.learning
+    assert not later.active
+
+
+def zone(kind: str, polygon: list[tuple[float, float]]) -> ZoneSettings:
+    return ZoneSettings.model_validate({"id": "here", "kind": kind, "polygon": polygon})
+
+
+RIGHT = [(0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)]
+
+
+def test_a_detect_zone_sees_what_is_in_it_and_is_named() -> None:
+    motions = watch(walker, 8, zones=[zone("detect", RIGHT)])
+    times = active_times(motions)
+    # He reaches the middle of the picture at 4 + (160 + 14 - 13) / 60 s.
+    assert 6.5 < times[0] < 7.2
+    assert all(motion.zones == ("here",) for motion in motions if motion.active)
+
+
+def test_an_ignore_zone_hides_what_is_in_it() -> None:
+    times = active_times(watch(walker, 8, zones=[zone("ignore", RIGHT)]))
+    assert times
+    assert max(times) < 7.2
+
+
+def test_higher_sensitivity_finds_smaller_and_fainter_people() -> None:
+    def found(sensitivity: int, height: int, level: float) -> bool:
+        def scene(t_s: float) -> Picture:
+            return walker(t_s, height=height, level=level, feet=200)
+
+        return bool(active_times(watch(scene, 9, sensitivity=sensitivity)))
+
+    assert found(50, 30, 50.0)
+    assert not found(0, 14, 50.0)
+    assert found(100, 14, 50.0)
+
+
+def test_two_runs_say_the_same() -> None:
+    assert watch(walker, 7) == watch(walker, 7)
+
+
+def test_time_that_does_not_rise_and_another_size_are_refused() -> None:
+    detector = Detector(W, H)
+    frame = next(frames(lambda _: wall(), 1))
+    detector.step(frame)
+    with pytest.raises(ValueError, match="must rise"):
+        detector.step(frame)
+    with pytest.raises(ValueError, match="not 640x480"):
+        Detector(640, 480).step(frame)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (322, 182), (640, 360), (480, 640), (1920, 1080), (66, 1080)])
+def test_any_size_of_picture_will_do(size: tuple[int, int]) -> None:
+    width, height = size
+    detector = Detector(width, height)
+    grey = np.full((height // 2, width // 2), 128, np.uint8)
+    found = False
+    for i in range(60):
+        y = np.full((height, width), 120, np.uint8)
+        if i > 30:
+            left = (i - 30) * width // 40
+            y[height // 3 :, left : left + width // 4] = 40
+        motion = detector.step(Frame(i, i * NS_PER_S // 15 + 1, y, grey, grey))
+        found |= motion.active
+        for box in motion.boxes:
+            assert 0 <= box.x <= box.x + box.w <= 1.0001
+            assert 0 <= box.y <= box.y + box.h <= 1.0001
+    assert found
+
+
+def test_parts_of_one_person_make_one_box_and_two_people_two() -> None:
+    head, legs, other = Box(0.5, 0.2, 0.1, 0.1), Box(0.49, 0.34, 0.1, 0.3), Box(0.8, 0.2, 0.1, 0.4)
+    boxes = merged([head, legs, other])
+    assert len(boxes) == 2
+    assert boxes[0].y == 0.2
+    assert boxes[0].h == pytest.approx(0.44)
+    assert merged([]) == []
+
+
+class Collected:
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def on_packet(self, packet: Packet) -> None:
+        """Frames are enough."""
+
+    def on_frame(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("office", 22), ("lamp", 37), ("night-ir", 32), ("flicker", 17), ("garden", 22)]
+)
+def test_the_fake_cameras_people_are_found_and_its_light_is_left_alone(name: str, seconds: int) -> None:
+    source, sink = FakeSource(BUILT_IN[name], width=320, height=240, fps=10, want_packets=False), Collected()
+    source.open(NS_PER_S)
+    detector = Detector(320, 240)
+    truth, said = [], []
+    for _ in range(seconds * 10):
+        truth.append(bool(source.truth(source.next_frame).boxes))
+        source.step(sink)
+        said.append(detector.step(sink.frames.pop()).active)
+    starts = [i for i in range(1, len(truth) - 5) if not truth[i - 1] and all(truth[i : i + 5])]
+    assert starts
+    for start in starts:
+        assert any(said[start : start + 15]), f"nobody found who came at frame {start}"
+    empty = [i for i in range(50, len(truth)) if not any(truth[max(i - 10, 0) : i + 2])]
+    assert [i for i in empty if said[i]] == []
