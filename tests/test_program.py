@@ -122,7 +122,7 @@ def test_a_killed_node_goes_on_where_it_was_and_ends_what_was_open(
     with Program(tmp_path, "run", "--config", config) as node:
         started = wait_for(dashboard, "event", 1, node)[0]
         parts = tmp_path / "node" / "clips"
-        until(lambda: any(part.stat().st_size for part in parts.glob("*.part")), "a fragment is on the disk")
+        until(lambda: any(b"mdat" in part.read_bytes() for part in parts.glob("*.part")), "a fragment is on the disk")
         node.signal(signal.SIGKILL)
     with Program(tmp_path, "run", "--config", config) as node:
 
