@@ -143,6 +143,22 @@ def test_whoever_comes_right_after_the_light_is_found() -> None:
     assert [t for t in active_times(motions) if t < 5.5]
 
 
+def test_a_large_thing_to_which_the_camera_adapts_its_exposure_stays_in_sight() -> None:
+    def scene(t_s: float) -> Picture:
+        picture = np.full((H, W), 90.0)
+        picture[:, np.arange(W) // 20 % 2 == 1] += 8
+        if t_s < 4:
+            return picture
+        top = round(240 - 90 * (t_s - 4))
+        picture[max(top, 0) : max(top + 150, 0), 90:230] = 215  # a white van from above
+        share = (min(top + 150, H) - max(top, 0)) * 140 / (W * H)
+        return lit(picture, 1 - 1.2 * max(share, 0))
+
+    times = active_times(watch(scene, 8))
+    missed = [t for t in np.arange(4.5, 7.5, 1 / 15) if not any(abs(t - at) < 0.05 for at in times)]
+    assert missed == []
+
+
 def test_a_soft_shadow_passing_over_is_no_motion() -> None:
     x = np.arange(W)
 

@@ -162,8 +162,8 @@ class Detector:
         if over is not None and twice is not None:
             over = np.maximum(over, twice - self._twice.limits)
         restless = 0.0 if over is None else float(np.count_nonzero(over > 0)) / over.size
-        self._light_change.see(now, ratio)
-        if self._light_change.rise > 0.5 and self._light_change.share > 0.7 and restless > 0.2:
+        self._light_change.see(now, ratio, restless)
+        if self._light_change.is_another_picture:
             return self._adopt(small, frame)
         candidates = None
         if restless and changed is not None and over is not None:
@@ -184,7 +184,7 @@ class Detector:
         """A frame in which nothing changed, not even the light."""
         now = frame.t_ns
         self._remember(now, small, small, None, None, None)
-        self._light_change.see(now, None)
+        self._light_change.see(now, None, 0.0)
         self._grow_older(None, None)
         self._since = None
         self._follow(now, small, small, None, None, None)

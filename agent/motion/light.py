@@ -112,21 +112,31 @@ class LightChange:
 
     def __init__(self, rules: Rules, t_ns: int) -> None:
         self._rules = rules
-        self._shares: deque[tuple[int, float]] = deque()
+        self._shares: deque[tuple[int, float, float]] = deque()
         self._last_ns = self._since_ns = t_ns - 3600 * NS_PER_S
         self.share = 0.0
         self.rise = 0.0
+        self.rise_of_unrest = 0.0
 
-    def see(self, t_ns: int, ratio: Levels | None) -> None:
-        """ratio: usual light to the light of now, per tile; None: the same. Sets share, and its rise within 0.5 s."""
+    def see(self, t_ns: int, ratio: Levels | None, restless: float) -> None:
+        """One frame. ratio: usual light to the light of now, per tile; None: the same. restless: share of cells
+
+        with too many changed pixels. Sets share, and the rise of both within half a second.
+        """
         self.share = 0.0
         if ratio is not None:
             self.share = 1 - opencv().countNonZero(opencv().inRange(ratio, 0.94, 1.06)) / ratio.size
         shares = self._shares
-        shares.append((t_ns, self.share))
+        shares.append((t_ns, self.share, restless))
         while t_ns - shares[0][0] > NS_PER_S // 2:
             shares.popleft()
-        self.rise = self.share - min(share for _, share in shares)
+        self.rise = self.share - min(share for _, share, _ in shares)
+        self.rise_of_unrest = restless - min(unrest for _, _, unrest in shares)
+
+    @property
+    def is_another_picture(self) -> bool:
+        """Nearly all of the light changed at once, and much is left over when it is divided out."""
+        return self.rise > 0.5 and self.share > 0.7 and self.rise_of_unrest > 0.2
 
     def is_on(self, t_ns: int, moving_share: float) -> bool:
         """Whether light is changing now. A thing fills most tiles that it darkens with changed pixels, light few."""

@@ -49,8 +49,11 @@ def things(
     return cells, tuple(merged(boxes)), excess / 4, is_scattered
 
 
-def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.06) -> list[Box]:
-    """One box where two nearly touch, largest first. Parts of one person lie above each other rather than beside."""
+def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.08) -> list[Box]:
+    """One box where two are parts of one thing, largest first.
+
+    The head, body and legs of a person lie above each other, so that gap may be wider than one to the side.
+    """
     if len(boxes) < 2:
         return list(boxes)
     left = list(boxes)
@@ -58,11 +61,10 @@ def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.06) -> l
     while left:
         box = left.pop()
         for other in left:
-            if (
-                box.x - beside < other.x + other.w
-                and other.x - beside < box.x + box.w
-                and box.y - above < other.y + other.h
-                and other.y - above < box.y + box.h
+            side = min(box.x + box.w, other.x + other.w) - max(box.x, other.x)
+            down = min(box.y + box.h, other.y + other.h) - max(box.y, other.y)
+            if (side > 0.5 * min(box.w, other.w) and down > -above) or (
+                down > 0.5 * min(box.h, other.h) and side > -beside
             ):
                 x, y = min(box.x, other.x), min(box.y, other.y)
                 right = max(box.x + box.w, other.x + other.w)
