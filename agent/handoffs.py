@@ -291,6 +291,15 @@ class StatusBoard:
             changed, self._changed = self._changed, {}
             return changed
 
+    def again(self, topic: str) -> None:
+        """Send what stands at topic once more, as if it had changed; nothing where nothing stands."""
+        with self._lock:
+            status = self._all.get(topic)
+            if status is not None:
+                self._changed[topic] = status
+        if status is not None and self._on_change is not None:
+            self._on_change.ring()
+
     def all(self) -> dict[str, Status]:
         """Everything, for a new connection; counts as taken."""
         with self._lock:

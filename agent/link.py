@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from paho.mqtt.client import topic_matches_sub
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -20,11 +21,13 @@ from agent.connection import (
     NO_SUBSCRIBER,
     TAKEN_OVER,
     Connection,
+    Incoming,
     PubAck,
     Will,
     new_properties,
 )
 from agent.delivery import Delivery, Outbox
+from agent.echo import Echo
 from agent.errors import LinkError, StorageError
 from agent.handoffs import AckBox, SelectableDoorbell, Status, StatusBoard
 from agent.messages import StateMessage, message_bytes, thumb_properties, to_bytes
@@ -32,7 +35,7 @@ from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
 from agent.reconnect import Reconnect
 from agent.settings import MqttSettings, NodeSettings
 from agent.status import LinkStatus
-from agent.topics import EVENT_LAST, META, STATE, THUMB_LAST, Topics
+from agent.topics import ECHO, EVENT_LAST, META, STATE, THUMB_LAST, Topics
 from agent.ulid import new_ulid
 
 log = logging.getLogger(__name__)
@@ -62,7 +65,8 @@ class Link:
     """step() from one thread, close() from the same one; `bell` may be rung by anybody; `status` is for health.
 
     outbox: makes the reader, called in the link's thread; it and the reader may raise StorageError while there
-    is no ledger yet. will_delay_s: how long a broker waits before it says that we are lost. jitter: 0..1.
+    is no ledger yet. listen: topic as Topics.at() takes it -> who is told, in the link's thread, of a message
+    there. will_delay_s: how long a broker waits before it says that we are lost. jitter: 0..1.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Link:
         statuses: StatusBoard,
         clock: Clock,
         *,
+        listen: Mapping[str, Callable[[Incoming], None]] | None = None,
         will_delay_s: float = WILL_DELAY_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -89,6 +94,7 @@ class Link:
         self._acks = acks
         self._statuses = statuses
         self._clock = clock
+        self._listen = {self._topics.at(topic): told for topic, told in (listen or {}).items()}
         self._will_delay_s = will_delay_s
         self._delivery = Delivery(Backoff(jitter))
         self._client_id = f"{node.site}/{node.id}"
@@ -98,6 +104,7 @@ class Link:
         self._connections = 0
         self._session = ""
         self._is_born = False
+        self._echo = Echo(self._topics.at(ECHO), "", is_needed=False)
         self._next_look_ns = 0
         self._sent: dict[int, _Sent] = {}
         self._states: dict[str, Status | OutboxRow] = {}
@@ -195,18 +202,22 @@ class Link:
         happened = connection.step(wait_s, self.bell.fileno())
         for ack in connection.take_acks():
             self._settle(ack)
+        for message in connection.take_messages():
+            self._hear(message)
+        for topic, words in connection.take_denied():
+            self._denied[f"/{topic}"] = words
         if connection.failure is not None:
             self._end(connection, connection.failure)
         self._update_status()
         return happened
 
     def _bounded_wait(self, connection: Connection, wait_s: float) -> float:
-        if connection.room > 0 and self._delivery.has_more and self._outbox is not None:
+        if connection.room > 0 and self._delivery.has_more and self._outbox is not None and self._echo.is_heard:
             return 0.0
-        wake_ns = self._delivery.wake_ns()
-        if wake_ns is None:
+        wake_ns = [each for each in (self._delivery.wake_ns(), self._echo.wake_ns()) if each is not None]
+        if not wake_ns:
             return wait_s
-        return min(wait_s, max(0.0, (wake_ns - self._clock.boot_ns()) / NS_PER_S))
+        return min(wait_s, max(0.0, (min(wake_ns) - self._clock.boot_ns()) / NS_PER_S))
 
     def _begin(self, connection: Connection) -> None:
         """Birth: everything retained is said anew, then the outbox from its oldest row."""
@@ -223,6 +234,10 @@ class Link:
         if META in waiting:
             self._states[META] = waiting.pop(META)
         self._states.update(waiting)
+        self._echo = Echo(self._topics.at(ECHO), self._session, is_needed=connection.protocol != "5")
+        filters = [*self._listen, *(() if self._echo.is_heard else (self._echo.topic,))]
+        if filters:
+            connection.subscribe(*filters)
         if not connection.can_retain:
             self._denied["retained messages"] = "this broker keeps none"
         log.info("connected to %s, MQTT %s, session %s", connection.where, connection.protocol, self._session)
@@ -271,6 +286,8 @@ class Link:
             self._tell_verdict()
             self._states.update(self._statuses.take())
             self._open_outbox()
+        if connection.room > 0 and self._echo.wants_to_speak(self._clock.boot_ns()):
+            self._sent[connection.publish(self._echo.topic, self._echo.payload)] = _Sent(topic=ECHO)
         while connection.room > 0:
             if self._states:
                 topic = next(iter(self._states))
@@ -312,7 +329,11 @@ class Link:
     def _send_row(self, connection: Connection) -> bool:
         """Send the next row; False when there is none now."""
         # A row that connections died on goes alone, so that the blame is certain.
-        if self._outbox is None or (self._suspect[1] >= SUSPECT_DEATHS and self._delivery.in_flight):
+        if (
+            self._outbox is None
+            or not self._echo.is_heard
+            or (self._suspect[1] >= SUSPECT_DEATHS and self._delivery.in_flight)
+        ):
             return False
         try:
             row = self._delivery.next(self._outbox, self._clock.boot_ns())
@@ -355,6 +376,18 @@ class Link:
         properties.ContentType = "image/jpeg"
         properties.UserProperty = list(thumb_properties(row).model_dump().items())
         return row.blob, properties
+
+    def _hear(self, message: Incoming) -> None:
+        if self._echo.hear(message.topic, message.payload):
+            self._delivery.look()
+            return
+        told = self._listen.get(message.topic)
+        if told is None:  # a filter with wildcards
+            told = next(
+                (each for wanted, each in self._listen.items() if topic_matches_sub(wanted, message.topic)), None
+            )
+        if told is not None:
+            told(message)
 
     # -- what came of it
 
@@ -459,4 +492,5 @@ class Link:
             for kind, words in self._delivery.refused.items()
         ]
         parts += [f"{self._topics.at(topic)}: {words}" for topic, words in self._denied.items()]
+        parts += [self._echo.trouble] if self._echo.trouble else []
         return "; ".join(parts)

@@ -23,7 +23,8 @@ class Topics:
         return f"{self.root}/v{VERSION}/{self.site}/{self.node}"
 
     def at(self, suffix: str) -> str:
-        return f"{self.base}/{suffix}"
+        """suffix below the base; one that begins with / is a whole topic elsewhere: /homeassistant/status."""
+        return suffix[1:] if suffix.startswith("/") else f"{self.base}/{suffix}"
 
     def of(self, kind: OutboxKind) -> str:
         return self.at(kind.value)
@@ -39,6 +40,8 @@ CLIP = "clip"
 LOSS = "loss"
 EVENT = "event"
 THUMB = "thumb"
+ECHO = "echo"
+"""Said and heard by the node itself, once per connection, where a broker does not tell what it denies."""
 
 
 def split(topic: str, root: str) -> tuple[str, str, str] | None:

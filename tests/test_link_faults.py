@@ -223,6 +223,10 @@ def test_a_broker_that_refuses_version_5_is_spoken_to_in_3_1_1(refusal: bytes) -
             if packet[0] & 0xF0 == 0x30:
                 published.append(packet)
                 sock.sendall(b"\x40\x02" + packet_id(packet))
+                if f"{BASE}/echo".encode() in packet:
+                    sock.sendall(packet)
+            elif packet[0] == 0x82:
+                sock.sendall(b"\x90\x03" + packet[2:4] + b"\x01")
 
     with fake_broker(serve) as port:
         desk = Desk(port)
