@@ -29,6 +29,7 @@ from agent.ledger_file import (
     LedgerError,
     check_version,
     connect,
+    make_visible_durable,
     sqlite_errors,
 )
 from agent.ledger_reader import ClipRow, ClipTotals, EventRow, LedgerReader, clip_totals_of, clips_where
@@ -89,8 +90,9 @@ class Ledger:
                     verdict = database.execute("pragma quick_check(1)").fetchone()[0]
                     if verdict != "ok":
                         raise LedgerDamagedError("open", self._path, str(verdict))
+                make_visible_durable(database)
                 self.uuid, self.epoch = database.execute("select uuid, epoch from meta").fetchone()
-                self._refresh()
+            self.prove(now)
             undo.pop_all()
         if is_new:
             self._disk.sync_directory(self._directory)
@@ -155,6 +157,11 @@ class Ledger:
         if self._database is not None:
             self.head_seq = int(self._database.execute("select head_seq from meta").fetchone()[0])
             self.load = outbox.load(self._database)
+
+    def prove(self, now: Now) -> None:
+        """A commit of nothing but the running time: the disk takes and keeps what it is given."""
+        with self._transaction(now):
+            pass
 
     def running_ns(self, now: Now) -> int:
         """How long this ledger's node has been running, over all boots, as far as it was written down."""

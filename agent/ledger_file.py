@@ -183,11 +183,22 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             return _opened(uri + "?immutable=1")
 
 
+def make_visible_durable(database: sqlite3.Connection) -> None:
+    """Bring all that this connection sees to the disk; raises sqlite3.Error where that fails.
+
+    After a kill or a failed fsync SQLite finds frames in the WAL that only the kernel's memory holds. Were they
+    published and then lost with the power, their seq would be given out a second time. Copying them into the
+    database file writes them anew, which an fsync of the WAL would not.
+    """
+    database.execute("pragma wal_checkpoint(truncate)").fetchone()
+
+
 def _opened(uri: str) -> sqlite3.Connection:
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     try:
-        database.execute("select 1 from sqlite_master limit 1").fetchone()
-    except sqlite3.Error:
+        if database.execute("pragma user_version").fetchone()[0] == 0:
+            raise LedgerError("read", uri, "there is no ledger yet", hint="it is just being made")
+    except (sqlite3.Error, LedgerError):
         database.close()
         raise
     return database

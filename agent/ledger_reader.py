@@ -232,12 +232,16 @@ class LedgerReader:
                     yield row.seq, "the picture's stamp names another message"
 
     def events_without_messages(self) -> list[str]:
-        """Events whose newest state is younger than any message about them, though the oldest rows are kept."""
+        """Events whose newest message does not say their newest state.
+
+        Asked only where the newest message can be known: above what expired, and while none was evicted.
+        """
         with self._reading() as database:
             found = database.execute(
-                "select id from events where exists (select 1 from outbox where event_id = events.id)"
-                " and not exists (select 1 from outbox where event_id = events.id and kind = 'event'"
-                " and body = events.body)"
+                "select events.id from events join"
+                " (select event_id, max(seq) as seq from outbox where kind = 'event' group by event_id) as newest"
+                " on newest.event_id = events.id join outbox on outbox.seq = newest.seq"
+                " where outbox.body <> events.body and newest.seq > (select expired_seq from meta)"
                 " and not exists (select 1 from outbox where kind = 'loss')"
             ).fetchall()
         return [str(row[0]) for row in found]

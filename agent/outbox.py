@@ -95,7 +95,7 @@ def refuse(database: sqlite3.Connection, refusals: dict[int, tuple[int, str]]) -
 
 def quarantine(database: sqlite3.Connection, seq: int, reason: str, now: Now, running_ns: int) -> bool:
     """Take a row that can never be delivered out of the way and name it lost; False if it is not owed (any more)."""
-    found = database.execute("select kind from outbox where seq = ? and is_pending = 1", (seq,)).fetchone()
+    found = database.execute("select kind, body from outbox where seq = ? and is_pending = 1", (seq,)).fetchone()
     if found is None:
         return False
     database.execute(
@@ -103,7 +103,11 @@ def quarantine(database: sqlite3.Connection, seq: int, reason: str, now: Now, ru
         " where seq = ?",
         (reason, now.wall_ns, running_ns, seq),
     )
-    append_loss(database, seq, seq, str(found[0]), reason, now)
+    first, last, kind = seq, seq, str(found[0])
+    if kind == OutboxKind.LOSS:  # what it explained is explained again
+        earlier = LossBody.model_validate_json(found[1])
+        first, last, kind = min(seq, earlier.from_seq), max(seq, earlier.to_seq), earlier.kind
+    append_loss(database, first, last, kind, reason, now)
     return True
 
 
@@ -140,7 +144,7 @@ def evict(database: sqlite3.Connection, max_rows: int, max_bytes: int, now: Now)
     for seq, body in database.execute(
         "select seq, body from outbox where is_pending = 1 and kind = 'loss'"
     ).fetchall():
-        earlier = LossBody.model_validate(json.loads(body))
+        earlier = LossBody.model_validate_json(body)
         first, last = min(first, earlier.from_seq, seq), max(last, earlier.to_seq, seq)
         kinds.add(earlier.kind)
         evicted[seq] = "loss"

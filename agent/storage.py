@@ -78,6 +78,7 @@ class Storage:
         self._ledger_trouble = ""
         self._clip_trouble = ""
         self._retry_ns = 0
+        self._tries = 0
         self._unlisted: list[ClipRow] = []
         self._answers: list[Ack] = []
         self._marked_ns = 0
@@ -202,7 +203,14 @@ class Storage:
     def _try_again(self, now: Now) -> None:
         try:
             if not self._is_ready:
-                self._make_ready(now)
+                self._tries += 1
+                if self._ledger.is_open and self._tries % 2:
+                    # The same connection first: it knows which commits failed, a new one would find their
+                    # remains in the WAL. A new one every other time, for a disk that was mounted again.
+                    self._ledger.prove(now)
+                    self._is_ready = True
+                else:
+                    self._make_ready(now)
                 _log.info("storage: the ledger works again")
                 self._ledger_trouble = ""
             if self._clip_trouble:

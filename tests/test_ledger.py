@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from agent.errors import StorageError
 from agent.ledger import Ledger, LedgerReader, Revision
 from agent.ledger_reader import holes
 from agent.messages import EventBody, LossBody, ThumbBody, sha256_hex
-from agent.model import NS_PER_S, Ack, Event, Moment, OutboxKind, Phase, Thumbnail
+from agent.model import NS_PER_S, Ack, Event, Moment, OutboxKind, OutboxRow, Phase, Thumbnail
 from agent.outbox import stamp_of, stamped
 from agent.ulid import is_ulid
 from agent.verification import verify_index
@@ -155,6 +156,29 @@ def test_due_pages_in_order(ledger: Ledger, tmp_path: Path) -> None:
     assert [row.seq for row in reader.due(8, 4)] == [9, 10]
 
 
+def test_state_without_its_message_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    store(ledger, event(5 * NS_PER_S))
+    with ledger._transaction(at(6)) as database:
+        database.execute("update events set body = replace(body, '\"rev\":1', '\"rev\":2')")
+    assert any("newest state" in words for words in verify_index(tmp_path, LedgerReader(tmp_path)))
+
+
+def test_what_the_ledger_shows_after_opening_is_in_the_database_file_itself(ledger: Ledger, tmp_path: Path) -> None:
+    """Frames that a killed process left in the WAL may be in the kernel's memory only: they are written anew."""
+    store(ledger, event(5 * NS_PER_S))
+    left = tmp_path / "left"
+    left.mkdir()
+    for name in ("ledger.db", "ledger.db-wal"):
+        (left / name).write_bytes((tmp_path / name).read_bytes())
+    again = Ledger(Disk(), left, node="cam-1")
+    again.open(None, at(6))
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "ledger.db").write_bytes((left / "ledger.db").read_bytes())
+    assert [row.seq for row in LedgerReader(alone).due(0, 10)] == [1]
+    again.close()
+
+
 def test_reader_in_another_thread_sees_what_was_committed(ledger: Ledger, tmp_path: Path) -> None:
     seen: list[int] = []
     failed: list[BaseException] = []
@@ -184,6 +208,10 @@ def test_reader_in_another_thread_sees_what_was_committed(ledger: Ledger, tmp_pa
 def test_reader_without_a_ledger_says_so_and_works_once_there_is_one(tmp_path: Path) -> None:
     reader = LedgerReader(tmp_path)
     with pytest.raises(StorageError, match="there is no ledger"):
+        reader.due(0, 1)
+    sqlite3.connect(tmp_path / "ledger.db").close()
+    (tmp_path / "ledger.db").touch()  # the moment between making the file and its tables
+    with pytest.raises(StorageError, match="there is no ledger yet"):
         reader.due(0, 1)
     ledger = Ledger(Disk(), tmp_path, node="cam-1")
     ledger.open(None, at(0))
@@ -250,6 +278,7 @@ def test_a_hole_in_seq_is_always_named_by_a_loss_record(
     (directory / "clips").mkdir()
     reader = LedgerReader(directory)
     told: set[int] = set()
+    explained: list[tuple[int, int]] = []
     seconds, last = 1.0, event(NS_PER_S, picture_ns=NS_PER_S)
     for step in steps:
         seconds += 1
@@ -265,6 +294,7 @@ def test_a_hole_in_seq_is_always_named_by_a_loss_record(
         elif step == "ack" and owed:
             took = data.draw(st.lists(st.sampled_from(owed), unique=True))
             told |= set(took)
+            explained += losses_in(row for row in reader.due(0, 1000) if row.seq in took)
             ledger.mark([Ack(seq, True) for seq in took], now)
         elif step == "bound":
             ledger.bound_outbox(data.draw(st.integers(3, 10)), 10**9, now)
@@ -274,17 +304,18 @@ def test_a_hole_in_seq_is_always_named_by_a_loss_record(
             ledger.tidy(replay_s=data.draw(st.integers(0, 5)), replay_bytes=10**9, now=now)
     assert not list(verify_index(directory, reader))
     # A consumer that gets all that is still owed can tell, from that alone, what became of every number.
-    explained: list[tuple[int, int]] = []
-    for row in reader.sent(0, 10**9, 10**6):
-        if row.kind is OutboxKind.LOSS:
-            loss = LossBody.model_validate_json(row.body)
-            explained.append((loss.from_seq, loss.to_seq))
+    explained += losses_in(reader.due(0, 10**6))
     arrived = sorted(told | {row.seq for row in reader.due(0, 10**6)})
     assert holes(arrived, 1, ledger.head_seq, explained) == []
     owed_now = reader.due(0, 10**6)
     assert ledger.load.rows == len(owed_now)
     reader.close()
     ledger.close()
+
+
+def losses_in(rows: Iterable[OutboxRow]) -> list[tuple[int, int]]:
+    losses = [LossBody.model_validate_json(row.body) for row in rows if row.kind is OutboxKind.LOSS]
+    return [(loss.from_seq, loss.to_seq) for loss in losses]
 
 
 def test_holes_are_found() -> None:
