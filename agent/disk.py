@@ -157,6 +157,23 @@ class Disk:
         self.rename(beside, path)
         self.sync_directory(path.parent)
 
+    def point(self, link: Path, target: str) -> None:
+        """The symbolic link leads to target, all or nothing, durable on return."""
+        beside = link.with_name(link.name + ".new")
+        self.remove(beside)
+        with self.guard("symlink", beside):
+            os.symlink(target, beside)
+        self.rename(beside, link)
+        self.sync_directory(link.parent)
+
+    def target(self, link: Path) -> str | None:
+        """Where the symbolic link leads; None where there is none."""
+        with self.guard("look at", link):
+            try:
+                return os.readlink(link)
+            except FileNotFoundError:
+                return None
+
     def read(self, path: Path) -> bytes:
         with self.guard("read", path):
             return path.read_bytes()

@@ -20,7 +20,7 @@ from agent.ledger_reader import LedgerReader
 from agent.link import Link
 from agent.messages import to_bytes
 from agent.model import NS_PER_S, EndReason, Event, EventKind, Frame, Moment, Packet, Phase, StreamInfo
-from agent.sdnotify import Notifier
+from agent.sdnotify import Notifier, StatusLine
 from agent.settings import Settings
 from agent.storage import Storage
 from agent.topics import META
@@ -44,6 +44,9 @@ STOP_BUDGET_S = {"vision": 3.0, "storage": 8.0, "link": 5.0}
 """Together below the unit's TimeoutStopSec of 20 s."""
 
 LINK_FAREWELL_S = 2.0
+
+RECOVERY_US = 300_000_000
+"""What systemd is asked to allow for opening a large ledger after a power cut, on top of TimeoutStartSec."""
 
 
 class Stage(Protocol):
@@ -119,7 +122,7 @@ class Node:
 
     def run(self) -> None:
         """The node until stop(), or until a recording has ended. A stage's bug is raised here, after the shutdown."""
-        self._notifier.send("STATUS=opening the ledger and recovering clips")
+        self._notifier.send("STATUS=opening the ledger and recovering clips", f"EXTEND_TIMEOUT_USEC={RECOVERY_US}")
         self.storage.open()
         self._spawn("link", self.link, lambda: self.link.close(LINK_FAREWELL_S))
         self._spawn("storage", self.storage, self.storage.close)
@@ -153,7 +156,8 @@ class Node:
             link=self.link.status,
             stuck=stuck,
         )
-        self._notifier.send(*(() if stuck else ("WATCHDOG=1",)), f"STATUS={self.health.summary}")
+        status = StatusLine(self.health.summary, self.keeper.frames, self.link.status.connected)
+        self._notifier.send(*(() if stuck else ("WATCHDOG=1",)), f"STATUS={status}")
 
     def _announce(self, info: StreamInfo | None) -> None:
         self._has_announced, self._announced = True, info

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StatusLine:
+    """What STATUS= says, for people in `systemctl status` and for the updater, which judges a trial by it.
+
+    summary: what the node does, or its troubles. frames: from the camera since the start. connected: the broker.
+    """
+
+    summary: str
+    frames: int
+    connected: bool
+
+    def __str__(self) -> str:
+        return f"{self.summary} [frames {self.frames}, broker {'connected' if self.connected else 'absent'}]"
+
+    @classmethod
+    def parse(cls, text: str) -> StatusLine | None:
+        """None for a line that is not one of ours (a node that is still opening its ledger)."""
+        found = re.fullmatch(r"(.*) \[frames (\d+), broker (connected|absent)\]", text, re.DOTALL)
+        return cls(found[1], int(found[2]), found[3] == "connected") if found else None
 
 
 class Notifier:

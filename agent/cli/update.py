@@ -1,0 +1,275 @@
+"""`camera-agent update`: a signed package on trial; kept if healthy, else the old version returns. Run by root."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import platform
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.cli import add_config, load_settings
+from agent.disk import Disk
+from agent.errors import AgentError, CommandError, ConfigError
+from agent.release import About, admit, check_member, is_due
+from agent.sdnotify import StatusLine
+from agent.trial import LIMIT_S, STABLE_S, Judge, Releases, Seen, Wanted
+
+HELP = "verify a package, run it on trial, keep it if it is healthy, else bring the old version back (root)"
+
+BASE = Path("/opt/camera-agent")
+KEYS = Path("/etc/camera-agent/release.pub")
+KEPT_RELEASES = 3
+LOOK_EACH_S = 0.5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("package", nargs="?", type=Path, metavar="PACKAGE", help="a signed package")
+    what.add_argument("--incoming", type=Path, metavar="DIR", help="the package that the agent fetched into DIR")
+    what.add_argument("--settle", action="store_true", help="end a trial that nobody watches any more")
+    what.add_argument("--list", action="store_true", help="show what runs, what is trusted and what was tried")
+    parser.add_argument(
+        "--verify-only", action="store_true", help="say whether the package may be installed, no more"
+    )
+    parser.add_argument("--again", action="store_true", help="try a version also after it failed its trial")
+    parser.add_argument("--older", action="store_true", help="allow a version older than the trusted one")
+    parser.add_argument("--percent", type=float, metavar="N", help="only if this node is among N %% (needs --config)")
+    parser.add_argument("--stable", type=float, default=STABLE_S, metavar="S", help="so long well, default 20")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="within so long, default 180")
+    parser.add_argument("--base", type=Path, default=BASE, help=argparse.SUPPRESS)
+    parser.add_argument("--keys", type=Path, default=KEYS, help=argparse.SUPPRESS)
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    releases = Releases(Disk(), args.base)
+    if args.list:
+        return show(releases, args.base)
+    with one_at_a_time(args.base):
+        if args.settle:
+            return settle(releases)
+        if args.package is not None:
+            return update(releases, args, args.package)
+        return take_incoming(releases, args)
+
+
+@contextlib.contextmanager
+def one_at_a_time(base: Path) -> Iterator[None]:
+    """Two updaters would judge each other's trial."""
+    try:
+        with (base / "update.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise CommandError("update", base, "another update is running") from error
+    except (PermissionError, FileNotFoundError) as error:
+        raise CommandError("update", base, error, hint="on the node, as root; after scripts/install") from error
+
+
+def show(releases: Releases, base: Path) -> int:
+    current, trusted = releases.current(), releases.trusted()
+    print(f"current {current or 'none'}, trusted {trusted or 'none'}, on trial {releases.on_trial() or 'none'}")
+    for version in versions(base):
+        tried = releases.tried(version)
+        print(
+            f"  {version}: {tried.verdict or 'installed'}" + (f", {tried.attempts} trials" if tried.attempts else "")
+        )
+    return 0
+
+
+def versions(base: Path) -> list[str]:
+    directory = base / "releases"
+    return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
+
+def settle(releases: Releases) -> int:
+    """Also run at boot before the service: it then only sets the links."""
+    given_up = releases.settle()
+    if given_up is None:
+        return 0
+    print(f"trial of {given_up} was interrupted; back to {releases.trusted()}", file=sys.stderr)
+    if Path("/run/systemd/system").is_dir():
+        # Boot has the old version's start still before it; later, what runs is the one that was given up.
+        at_boot = systemctl("is-system-running") in ("initializing", "starting")
+        restart([] if at_boot else services())
+    return 0
+
+
+def take_incoming(releases: Releases, args: argparse.Namespace) -> int:
+    """The agent owns that directory and may be anybody's by now: nothing in it is trusted."""
+    names = sorted(name for name in os.listdir(args.incoming) if name.endswith(".package"))
+    if not names:
+        return 0
+    with tempfile.TemporaryDirectory(prefix="camera-agent-incoming.", dir="/var/tmp") as kept:
+        mine = Path(kept) / "offered.package"
+        try:
+            with open_plain(args.incoming / names[0]) as offered, mine.open("wb") as copy:
+                shutil.copyfileobj(offered, copy)
+        finally:
+            for name in names:
+                (args.incoming / name).unlink(missing_ok=True)
+        return update(releases, args, mine)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A plain file, not what a link leads to and not a pipe that never ends."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise CommandError("open", path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CommandError("open", path, "not a plain file")
+    return os.fdopen(descriptor, "rb")
+
+
+def update(releases: Releases, args: argparse.Namespace, package: Path) -> int:
+    trusted = releases.trusted()
+    if trusted is None:
+        raise ConfigError("read", args.base / "trusted", "no version is installed here", hint="run scripts/install")
+    try:
+        keys = args.keys.read_bytes()
+    except OSError as error:
+        raise ConfigError("read", args.keys, error, hint="provisioning puts the release key there") from error
+    with tempfile.TemporaryDirectory(prefix="camera-agent-update.", dir="/var/tmp") as scratch:
+        about = verify(package, Path(scratch) / "payload.tar", keys, trusted, args.older)
+        print(f"{package.name}: {about.version} for {about.machine}, signature and sha256 are right", flush=True)
+        if args.verify_only:
+            return 0
+        if args.percent is not None:
+            node = load_settings(args.config).node
+            if not is_due(node.site, node.id, about.version, args.percent):
+                print(f"{node.site}/{node.id} is not among the first {args.percent:g} % for {about.version}")
+                return 0
+        stage(Path(scratch), about)
+    return trial(releases, about.version, args)
+
+
+def verify(package: Path, payload: Path, keys: bytes, trusted: str, older: bool) -> About:
+    with open_plain(package) as source, payload.open("wb") as out:
+        return admit(source, out, public_keys_pem=keys, trusted=trusted, machine=platform.machine(), older=older)
+
+
+def stage(scratch: Path, about: About) -> None:
+    """Unpack and let the new version's own installer build its release; nothing that runs is touched."""
+    bundle = scratch / "bundle"
+    bundle.mkdir()
+    with tarfile.open(scratch / "payload.tar") as archive:
+        for member in archive:
+            check_member(member)
+            member.uid = member.gid = 0
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            archive.extract(member, bundle, set_attrs=True, **EXTRACT)  # type: ignore[arg-type]
+    result = subprocess.run([bundle / "scripts" / "install", "--stage"], stdin=subprocess.DEVNULL)
+    if result.returncode:
+        raise CommandError("build", f"release {about.version}", f"its installer ended with {result.returncode}")
+
+
+# Python 3.11.2 (Debian 12) has no extraction filters; check_member() asks the same there.
+EXTRACT = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
+
+def trial(releases: Releases, version: str, args: argparse.Namespace) -> int:
+    units = services()
+    before = {unit: look(unit, 0.0) for unit in units}
+    releases.begin(version, again=args.again)
+    print(f"{version} is on trial: {args.stable:g} s without fault within {args.limit:g} s", flush=True)
+    why = "interrupted"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        restart(units)
+        why = watch(before, args)
+        if not why:
+            releases.accept()
+            print(f"{version} is healthy and stays")
+            prune(releases, args.base)
+            return 0
+    except AgentError as error:
+        why = str(error)
+        raise
+    finally:
+        if why:
+            back = releases.give_up(why)
+            restart(units)
+            print(f"{version} failed its trial ({why}); back to {back}", file=sys.stderr)
+    return 1
+
+
+def watch(before: dict[str, Seen], args: argparse.Namespace) -> str:
+    """Until all are healthy ("") or one is not (why)."""
+    started_s = time.monotonic()
+    judges = {}
+    for unit, seen in before.items():
+        status = seen.status
+        wanted = Wanted(
+            frames=status is not None and status.frames > 0 and "camera:" not in status.summary,
+            broker=status is not None and status.connected,
+            stable_s=args.stable,
+            limit_s=args.limit,
+        )
+        judges[unit] = Judge(wanted, started_s)
+    while judges:
+        time.sleep(LOOK_EACH_S)
+        for unit, judge in list(judges.items()):
+            verdict = judge.step(look(unit, time.monotonic()))
+            if verdict:
+                return f"{unit}: {verdict}"
+            if verdict == "":
+                del judges[unit]
+    return ""
+
+
+def services() -> list[str]:
+    """The nodes of this board that run or want to run."""
+    rows = systemctl(
+        "list-units", "--all", "--plain", "--no-legend", "camera-agent.service", "camera-agent@*.service"
+    ).splitlines()
+    named = [row.split() for row in rows]
+    return [row[0] for row in named if len(row) > 2 and row[2] in ("active", "activating", "reloading", "failed")]
+
+
+def look(unit: str, now_s: float) -> Seen:
+    shown = systemctl("show", unit, "--property=ActiveState,NRestarts,StatusText")
+    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    restarts = values.get("NRestarts", "0")
+    return Seen(
+        now_s,
+        values.get("ActiveState") == "active",
+        int(restarts) if restarts.isdigit() else 0,
+        StatusLine.parse(values.get("StatusText", "")),
+    )
+
+
+def restart(units: list[str]) -> None:
+    """The links decide what runs; not waited for, since a version that never says READY would be waited for."""
+    systemctl("daemon-reload")
+    if units:
+        systemctl("reset-failed", *units)
+        systemctl("restart", "--no-block", *units)
+
+
+def systemctl(*words: str) -> str:
+    return subprocess.run(
+        ["systemctl", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    ).stdout.strip()
+
+
+def prune(releases: Releases, base: Path) -> None:
+    """The newest few stay, and never does what runs or is trusted go."""
+    keep = {releases.current(), releases.trusted()}
+    by_age = sorted((base / "releases").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in by_age[KEPT_RELEASES:]:
+        if path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
