@@ -158,6 +158,10 @@ class Ledger:
             self.head_seq = int(self._database.execute("select head_seq from meta").fetchone()[0])
             self.load = outbox.load(self._database)
 
+    def transaction(self, now: Now) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """For rooms whose rows are neither events nor clips nor messages (agent/audit.py): all or nothing, durable."""
+        return self._transaction(now)
+
     def prove(self, now: Now) -> None:
         """A commit of nothing but the running time: the disk takes and keeps what it is given."""
         with self._transaction(now):

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent import outbox
+from agent import audit, outbox
+from agent.audit import AuditRow
 from agent.errors import StorageError
 from agent.ledger_file import LEDGER_NAME, connect_to_read, sqlite_errors
 from agent.messages import EventBody
@@ -189,6 +190,52 @@ class LedgerReader:
             )
         return found[::-1]
 
+    # -- what commands ask ------------------------------------------------------------------------------------
+
+    def clips_page(
+        self, *, before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None, limit: int
+    ) -> list[ClipRow]:
+        """Clips that can be had, newest first: older than row before_n, begun within the times given."""
+        condition, parameters = _page(before_n, from_wall_ns, to_wall_ns)
+        with self._reading() as database:
+            found = clips_where(
+                database, f"{condition} and state = 'final'", parameters, f"order by n desc limit {int(limit)}"
+            )
+            return [
+                replace(
+                    clip,
+                    event_ids=tuple(
+                        str(row[0])
+                        for row in database.execute("select event_id from clip_events where clip_id = ?", (clip.id,))
+                    ),
+                )
+                for clip in found
+            ]
+
+    def events_page(
+        self, *, before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None, limit: int
+    ) -> list[tuple[int, EventRow]]:
+        """Events with their row numbers, as clips_page."""
+        condition, parameters = _page(before_n, from_wall_ns, to_wall_ns)
+        with self._reading() as database:
+            numbers = [
+                int(row[0])
+                for row in database.execute(
+                    f"select n from events where {condition} order by n desc limit {int(limit)}", parameters
+                )
+            ]
+            return [(n, events_where(database, "n = ?", (n,), "")[0]) for n in numbers]
+
+    def command(self, client: str, request_id: str) -> AuditRow | None:
+        """What became of an accepted command."""
+        with self._reading() as database:
+            return audit.command(database, client, request_id)
+
+    def commands(self, limit: int) -> list[AuditRow]:
+        """The newest commands, accepted and refused, oldest of them first."""
+        with self._reading() as database:
+            return audit.newest(database, limit)
+
     # -- what verification asks --------------------------------------------------------------------------------
 
     def integrity(self) -> list[str]:
@@ -245,6 +292,12 @@ class LedgerReader:
                 " and not exists (select 1 from outbox where kind = 'loss')"
             ).fetchall()
         return [str(row[0]) for row in found]
+
+
+def _page(before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None) -> tuple[str, tuple[object, ...]]:
+    parts = (("n < ?", before_n), ("start_wall_ns >= ?", from_wall_ns), ("start_wall_ns < ?", to_wall_ns))
+    given = [(words, value) for words, value in parts if value is not None]
+    return " and ".join(["1 = 1", *(words for words, _ in given)]), tuple(value for _, value in given)
 
 
 def holes(present: list[int], first: int, head: int, losses: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from agent.clock import Clock, Now, read
 from agent.disk import DirectoryRefusedError, Disk, OpenFile
+from agent.errands import ErrandDesk, Errands
 from agent.errors import StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, PacketRing
 from agent.ledger import Ledger, Revision
@@ -58,6 +59,7 @@ class Storage:
         doorbell: Doorbell,
         link_bell: Bell,
         disk: Disk | None = None,
+        errands: ErrandDesk | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -72,6 +74,7 @@ class Storage:
         self._ledger = Ledger(self._disk, self._directory, node=settings.node.id)
         self._recorder = Recorder(self._disk, self._clips, settings.clips, silence_s=settings.camera.silence_s)
         self._recovery = Recovery(self._disk, self._directory, self._ledger)
+        self._errands = Errands(self._disk, self._directory, self._ledger, errands) if errands is not None else None
         self._lock: OpenFile | None = None
         self._is_ready = False  # the ledger is open and what an earlier run left was put in order
         self._was_ready = False
@@ -166,6 +169,7 @@ class Storage:
             self._try_again(now)
         self._store_events(now)
         self._mark(now)
+        self._run_errands(now)
         self._record(now)
         self._list_clips(now)
         self._keep_house(now)
@@ -278,6 +282,17 @@ class Storage:
                 self._wrote(now)
             self._answers.clear()
             self._marked_ns = now.t_ns
+        except StorageError as error:
+            self._ledger_failed(error, now)
+
+    def _run_errands(self, now: Now) -> None:
+        """What commands asked for; each is answered at once, also when nothing can be done for it."""
+        if self._errands is None:
+            return
+        try:
+            waits = self._ledger_trouble or "the ledger is not open yet"
+            if self._errands.step(now, unavailable="" if self._is_ready else waits):
+                self._wrote(now)
         except StorageError as error:
             self._ledger_failed(error, now)
 

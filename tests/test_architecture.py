@@ -18,9 +18,9 @@ FLOORS: dict[str, int] = {
         (
             "agent model status errors clock ulid settings camera",
             "handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
-            " ledger_file dial backoff gaps release echo schema discovery access certificates",
+            " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release echo schema discovery access certificates",
             "motion events recorder ledger ledger_reader outbox recovery verification"
-            " connection delivery reconnect keeper trial",
+            " errands connection delivery reconnect keeper trial",
             "vision storage link health cameras",
             "node cli __main__",
         )

@@ -1,0 +1,126 @@
+"""What commands ask of the disk: audit rows, pins, erasures, small state files. Works in the storage thread only."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent import audit
+from agent.audit import AuditRow
+from agent.clock import Now
+from agent.disk import Disk
+from agent.errors import StorageError
+from agent.ledger import Ledger
+from agent.ledger_file import CLIPS_NAME
+from agent.ledger_reader import ClipRow
+from agent.mailboxes import Box
+from agent.recovery import delete_clips
+
+log = logging.getLogger(__name__)
+
+PER_STEP = 16
+
+Action = Literal["", "protect", "release", "erase"]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One thing to do, in this order: the row, the file (name in the node's directory, content), the action.
+
+    ticket: given back in the Done; 0: nobody waits for it.
+    """
+
+    ticket: int
+    row: AuditRow | None = None
+    file: tuple[str, bytes] | None = field(default=None, repr=False)
+    action: Action = ""
+    clip_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """code: ok, not-found, protected or unavailable, with words for the last."""
+
+    ticket: int
+    code: Literal["ok", "not-found", "protected", "unavailable"] = "ok"
+    words: str = ""
+
+
+class ErrandDesk:
+    """Both ways between the dispatcher and the storage. unlisted: refusals that found no room in the audit."""
+
+    def __init__(self, to_storage: Box[Errand], to_commands: Box[Done]) -> None:
+        self.to_storage = to_storage
+        self.to_commands = to_commands
+
+
+class Errands:
+    """Does them. Nothing waits here: while the ledger is away each is answered at once with why."""
+
+    def __init__(self, disk: Disk, directory: Path, ledger: Ledger, desk: ErrandDesk) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._ledger = ledger
+        self._desk = desk
+
+    def step(self, now: Now, *, unavailable: str = "") -> bool:
+        """Do up to PER_STEP errands; whether the ledger was written. Raises StorageError of the ledger after answering.
+
+        unavailable: why nothing can be written now.
+        """
+        errands = [errand for _ in range(PER_STEP) if (errand := self._desk.to_storage.take()) is not None]
+        if not errands:
+            return False
+        if unavailable:
+            self._answer(errands, "unavailable", unavailable)
+            return False
+        rows = [errand.row for errand in errands if errand.row is not None]
+        try:
+            if rows:
+                with self._ledger.transaction(now) as database:
+                    audit.write(database, rows, now)
+        except StorageError as error:
+            self._answer(errands, "unavailable", str(error))
+            raise
+        for errand in errands:
+            self._do(errand, now)
+        return bool(rows)
+
+    def _do(self, errand: Errand, now: Now) -> None:
+        try:
+            if errand.file is not None:
+                name, content = errand.file
+                self._disk.write_whole(self._directory / name, content)
+            done = self._act(errand, now) if errand.action else Done(errand.ticket)
+        except StorageError as error:
+            done = Done(errand.ticket, "unavailable", str(error))
+        if errand.ticket:
+            self._desk.to_commands.put(done)
+
+    def _act(self, errand: Errand, now: Now) -> Done:
+        clip = self._clip(errand.clip_id)
+        if clip is None:
+            return Done(errand.ticket, "not-found")
+        if errand.action == "erase":
+            if clip.is_protected:
+                return Done(errand.ticket, "protected")
+            delete_clips(self._disk, self._directory / CLIPS_NAME, self._ledger, [clip], now)
+            log.info("clip %s erased by command", clip.id)
+            return Done(errand.ticket)
+        with self._ledger.transaction(now) as database:
+            database.execute(
+                "update clips set is_protected = ? where id = ?", (int(errand.action == "protect"), clip.id)
+            )
+        log.info("clip %s %s by command", clip.id, "protected" if errand.action == "protect" else "released")
+        return Done(errand.ticket)
+
+    def _clip(self, clip_id: str) -> ClipRow | None:
+        found = [clip for clip in self._ledger.clips(state="final") if clip.id == clip_id]
+        return found[0] if found else None
+
+    def _answer(self, errands: list[Errand], code: Literal["unavailable"], words: str) -> None:
+        for errand in errands:
+            if errand.ticket:
+                self._desk.to_commands.put(Done(errand.ticket, code, words))

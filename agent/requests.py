@@ -1,0 +1,237 @@
+"""What may be asked of a node over MQTT and how it answers, as pydantic models. Touches nothing.
+
+Every field's description, unit and bounds stand here; schemas are generated from these classes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from agent.messages import Sha256, Time, Ulid
+from agent.strict_json import MAX_INTEGER
+from agent.topics import VERSION
+
+RequestId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Chosen by the client, new for each command; the same id twice gives the same answer.",
+        examples=["01JD9ZV6Q2M4S8T1C3R5W7Y9AB"],
+    ),
+]
+ClientId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Who asks; the answer comes on `B/rsp/{client}`.",
+        examples=["dashboard-1"],
+    ),
+]
+Seq = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+PAGE_ROWS = 100
+REPLAY_ROWS = 1000
+
+
+def _moment(text: str) -> str:
+    moment = dt.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("should end in Z or an offset such as +07:00")
+    return text
+
+
+Moment = Annotated[
+    str,
+    Field(max_length=40, description="RFC 3339 with Z or an offset.", examples=["2026-11-22T03:15:07Z"]),
+    AfterValidator(_moment),
+]
+
+
+def wall_ns_of(moment: str) -> int:
+    """UNIX ns of a Moment."""
+    return round(dt.datetime.fromisoformat(moment).timestamp() * 1e9)
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Request(_Request):
+    """`B/cmd/{verb}`: a command."""
+
+    id: RequestId
+    client: ClientId
+    args: dict[str, Any] = Field({}, description="As the verb wants them.", examples=[{}])
+    expires: Moment | None = Field(None, description="Not executed after this time; null: no limit.")
+
+
+class SignedText(Request):
+    """What stands, as JSON text, in `command` of a signed command."""
+
+    verb: str = Field(max_length=64, description="The verb; must be the topic's.", examples=["clip.get"])
+    node: str = Field(max_length=128, description="site/node it is meant for.", examples=["ward-12/entrance"])
+    counter: int = Field(ge=1, le=MAX_INTEGER, description="Higher with each command of one key.", examples=[42])
+
+
+class SignedDesired(_Request):
+    """What stands, as JSON text, in `command` of a signed `config/desired`; its rev is its counter."""
+
+    rev: int = Field(ge=1, le=MAX_INTEGER, description="Higher with each change.")
+    config: dict[str, Any] = Field(description="As in ConfigDesired.")
+    verb: Literal["config/desired"]
+    node: str = Field(max_length=128, description="site/node it is meant for.")
+
+
+class Signed(_Request):
+    """A signed command: the exact text that was signed, so that nobody has to agree on a canonical form."""
+
+    command: str = Field(description="JSON text of a SignedText.")
+    signature: str = Field(max_length=100, description="Ed25519 over the UTF-8 of `command`, Base64.")
+
+
+class NoArgs(_Request):
+    """The verb takes none."""
+
+
+class SnapshotArgs(_Request):
+    width: int = Field(640, ge=32, le=4096, description="Pixels; never more than the analysis stream has.")
+
+
+class LiveArgs(_Request):
+    fps: float = Field(2, gt=0, le=60, description="Frames per second; capped by the node.")
+    width: int = Field(640, ge=32, le=4096, description="Pixels; capped by the node.")
+    ttl_s: float = Field(15, ge=0, le=3600, description="Seconds until the lease ends; capped; 0 ends it now.")
+
+
+class ListArgs(_Request):
+    from_: Moment | None = Field(None, alias="from", description="Not older than this.")
+    to: Moment | None = Field(None, description="Older than this.")
+    limit: int = Field(50, ge=1, le=PAGE_ROWS, description="Rows of one page, newest first.")
+    cursor: int | None = Field(None, ge=1, le=MAX_INTEGER, description="`next` of the page before.")
+
+
+class ClipArgs(_Request):
+    clip_id: Ulid
+
+
+class ClipGetArgs(_Request):
+    clip_id: Ulid
+    offset: int = Field(0, ge=0, le=MAX_INTEGER, description="First byte wanted.")
+    length: int | None = Field(None, ge=1, le=MAX_INTEGER, description="Bytes wanted; null: to the end.")
+
+
+class ClipPutArgs(_Request):
+    clip_id: Ulid
+    url: str = Field(min_length=8, max_length=4096, description="Presigned URL for an HTTP PUT.")
+    content_type: str = Field(
+        "", pattern=r"^[A-Za-z0-9!#$&^_.+/-]{0,100}$", description="Where the URL was signed with one."
+    )
+
+
+class ReplayArgs(_Request):
+    from_seq: Seq = Field(description="First number wanted, of the current epoch.")
+    to_seq: Seq = Field(description="Last number wanted.")
+    thumbs: bool = Field(False, description="Pictures too, in Base64.")
+
+
+VERBS: dict[str, type[BaseModel]] = {
+    "ping": NoArgs,
+    "snapshot": SnapshotArgs,
+    "live": LiveArgs,
+    "events.list": ListArgs,
+    "clips.list": ListArgs,
+    "clip.get": ClipGetArgs,
+    "clip.put": ClipPutArgs,
+    "clip.protect": ClipArgs,
+    "clip.release": ClipArgs,
+    "clip.erase": ClipArgs,
+    "replay": ReplayArgs,
+    "test-event": NoArgs,
+    "restart": NoArgs,
+}
+"""Verb -> the model of its args."""
+
+ACTING = frozenset({"clip.put", "clip.protect", "clip.release", "clip.erase", "test-event", "restart"})
+"""Verbs that change something: written down before they are done, so that no power cut does them twice."""
+
+Code = Literal[
+    "too-large",
+    "malformed",
+    "invalid",
+    "unknown-verb",
+    "retained",
+    "expired",
+    "forbidden",
+    "unsigned",
+    "bad-signature",
+    "foreign",
+    "replayed",
+    "busy",
+    "not-found",
+    "protected",
+    "unavailable",
+    "interrupted",
+    "failed",
+]
+
+
+class ErrorBody(BaseModel):
+    """Why a command was refused or failed."""
+
+    code: Code = Field(description="One word for programs.")
+    detail: str = Field(description="In plain words, for people.", examples=["there is no clip of that id"])
+    pointer: str = Field("", description="JSON pointer of the place in the command.", examples=["/args/width"])
+
+
+class PartBody(BaseModel):
+    """One replayed message, before the result."""
+
+    topic: str = Field(description="Below B, where it was sent first.", examples=["event"])
+    seq: int = Field(ge=1, description="Its number.", examples=[4711])
+    message: dict[str, Any] = Field(description="The JSON message, or the user properties of a picture.")
+    jpeg: str | None = Field(None, description="A picture, Base64.")
+
+
+class Response(BaseModel):
+    """`B/rsp/{client}`: an answer. ok with part: more follows; ok with result: done; else error."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    id: str = Field(description="Of the command; empty where it could not be read.")
+    ok: bool
+    result: dict[str, Any] | None = Field(None, description="As the verb gives it.")
+    part: PartBody | None = None
+    error: ErrorBody | None = None
+
+
+class ConfigDesired(_Request):
+    """`B/config/desired`, retained: what shall differ from the node's own file, whole (not a change to the last)."""
+
+    rev: int = Field(ge=1, le=MAX_INTEGER, description="Higher with each change.", examples=[7])
+    config: dict[str, Any] = Field(
+        description="Partial settings, a JSON merge patch (RFC 7396): null means the default.",
+        examples=[{"detection": {"sensitivity": 60}}],
+    )
+
+
+class ConfigError(BaseModel):
+    """One thing wrong with a desired configuration."""
+
+    pointer: str = Field(description="JSON pointer into `B/config/desired`.", examples=["/config/mqtt/port"])
+    message: str = Field(description="What would be right.")
+
+
+class ConfigReported(BaseModel):
+    """`B/config/reported`, retained: what became of the desired configuration, and what is in force."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    rev: int = Field(ge=0, description="Of the desired configuration this is about; 0: none came yet.", examples=[7])
+    status: Literal["applied", "rejected", "rolled-back", "pending-restart"]
+    errors: list[ConfigError] = []
+    config: dict[str, Any] = Field(description="All settings in force, secrets as ***.")
+    hash: Sha256 = Field(description="Of `config`, so that equal nodes are seen at a glance.")
+    time: Time = Field(description="When it was said.")
+
+
+REPLIES: dict[str, type[BaseModel]] = {"rsp": Response, "config/reported": ConfigReported}
