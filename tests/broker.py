@@ -16,6 +16,7 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+from contract import complaints
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -149,9 +150,15 @@ class Subscriber:
         session: str | None = None,
         qos: int = 1,
         version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5,
+        checked: bool = True,
     ) -> None:
-        """session: client id of a persistent session (it keeps messages while away)."""
+        """session: client id of a persistent session (it keeps messages while away).
+
+        checked: each message is held against its published schema, and close() fails on what is not as it should be.
+        """
         self.messages: list[Received] = []
+        self.complaints: list[str] = []
+        self._is_checked = checked
         self._topic = topic
         self._qos = qos
         self._ready = threading.Event()
@@ -176,19 +183,26 @@ class Subscriber:
         client.subscribe(self._topic, qos=self._qos)
 
     def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        received = Received(
+            message.topic,
+            bytes(message.payload),
+            message.retain,
+            message.qos,
+            dict(getattr(message.properties, "UserProperty", ())),
+            getattr(message.properties, "ContentType", ""),
+            time.monotonic(),
+        )
         with self._news:
-            self.messages.append(
-                Received(
-                    message.topic,
-                    bytes(message.payload),
-                    message.retain,
-                    message.qos,
-                    dict(getattr(message.properties, "UserProperty", ())),
-                    getattr(message.properties, "ContentType", ""),
-                    time.monotonic(),
-                )
-            )
+            self.messages.append(received)
             self._news.notify_all()
+        if self._is_checked:
+            self._check(received)
+
+    def _check(self, message: Received) -> None:
+        try:
+            self.complaints += complaints(message.topic, message.payload, message.properties, message.content_type)
+        except ValueError as error:  # not JSON, or not as the model wants it
+            self.complaints.append(f"{message.topic}: {error}")
 
     def of(self, ending: str, *, live: bool = False) -> list[Received]:
         """Messages whose topic ends in ending; live: without those that were retained before we came."""
@@ -209,6 +223,7 @@ class Subscriber:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        assert not self.complaints, self.complaints[:3]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,25 @@
+"""`camera-agent schema`: prints the payloads' JSON Schemas or the AsyncAPI document. Touches standard output."""
+
+from __future__ import annotations
+
+import argparse
+
+from agent.schema import as_text, asyncapi, json_schemas
+
+HELP = "print the JSON Schemas of the MQTT payloads, or the AsyncAPI 3 document"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("topic", nargs="?", choices=sorted(json_schemas()), help="only the payload of this topic")
+    parser.add_argument(
+        "--asyncapi", action="store_true", help="the whole contract as one AsyncAPI 3 document (JSON)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.asyncapi:
+        print(as_text(asyncapi()), end="")
+        return 0
+    schemas = json_schemas()
+    print(as_text(schemas[args.topic] if args.topic else schemas), end="")
+    return 0

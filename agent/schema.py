@@ -1,0 +1,187 @@
+"""The MQTT contract as documents: payload models become JSON Schemas and one AsyncAPI 3 document. Touches nothing.
+
+Fields, units and examples come from the models in agent/messages.py; here stands only which topic carries what.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from agent import __version__
+from agent.messages import JSON_PAYLOADS, ThumbProperties
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+"""AsyncAPI's own schemas are draft 07 with additions; one draft for all documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One topic. topic: below the base, or whole when it begins with /. payload: "text" is one of `words`."""
+
+    topic: str
+    summary: str
+    qos: Literal[0, 1] = 1
+    retained: bool = False
+    to_node: bool = False
+    payload: Literal["json", "jpeg", "bytes", "text"] = "json"
+    words: tuple[str, ...] = ()
+    headers: type[BaseModel] | None = None
+
+
+CHANNELS: tuple[Channel, ...] = (
+    Channel("state", "Whether the node works; also the will.", retained=True),
+    Channel("meta", "The birth document: what this node is.", retained=True),
+    Channel("health", "Figures and verdict, each 30 s and when the verdict changes.", qos=0, retained=True),
+    Channel("motion", "Whether something moves now.", retained=True, payload="text", words=("ON", "OFF")),
+    Channel("event", "One event, whole, at each revision."),
+    Channel("event/last", "The newest event, for pages that open now.", retained=True),
+    Channel("thumb", "The picture of an event.", payload="jpeg", headers=ThumbProperties),
+    Channel("thumb/last", "The newest picture.", retained=True, payload="jpeg", headers=ThumbProperties),
+    Channel("clip", "A clip became final."),
+    Channel("loss", "Numbers that will not come, and why."),
+    Channel(
+        "echo",
+        "The node's self-test under MQTT 3.1.1: the id of the connection, said and heard by the node itself.",
+        payload="text",
+    ),
+    Channel(
+        "/homeassistant/device/{site}_{node}/config",
+        "Home Assistant device discovery, in Home Assistant's own format.",
+        retained=True,
+        payload="bytes",
+    ),
+    Channel(
+        "/homeassistant/status",
+        "Home Assistant's birth: discovery is sent again.",
+        to_node=True,
+        payload="text",
+        words=("online", "offline"),
+    ),
+)
+
+
+def json_schema(model: type[BaseModel], *, to_node: bool = False) -> dict[str, Any]:
+    """One model as a JSON Schema of draft 07. What a node sends may gain fields within a version: those schemas
+    let unknown fields pass, as consumers should; what it reads is closed."""
+    made = model.model_json_schema(mode="serialization", ref_template="#/definitions/{model}")
+    definitions = made.pop("$defs", None)
+    schema = {"$schema": DRAFT, **made, **({"definitions": definitions} if definitions else {})}
+    drafted: dict[str, Any] = _as_draft_07(schema, is_open=not to_node)
+    return drafted
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Topic below the base -> JSON Schema of its payload."""
+    closed = {channel.topic for channel in CHANNELS if channel.to_node}
+    return {topic: json_schema(model, to_node=topic in closed) for topic, model in JSON_PAYLOADS.items()}
+
+
+def asyncapi() -> dict[str, Any]:
+    """The whole contract as an AsyncAPI 3 document, from the node's side: it sends and receives."""
+    schemas: dict[str, Any] = {}
+    channels, operations, messages = {}, {}, {}
+    for channel in CHANNELS:
+        name = _name(channel.topic)
+        messages[name] = _message(channel, schemas)
+        channels[name] = {
+            "address": channel.topic[1:]
+            if channel.topic.startswith("/")
+            else f"{{root}}/v1/{{site}}/{{node}}/{channel.topic}",
+            "title": channel.topic.strip("/"),
+            "summary": channel.summary,
+            "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        }
+        names = [each for each in ("root", "site", "node") if f"{{{each}}}" in str(channels[name]["address"])]
+        if names:
+            channels[name]["parameters"] = {each: {"$ref": f"#/components/parameters/{each}"} for each in names}
+        operations[f"{'receive' if channel.to_node else 'send'}{name[:1].upper()}{name[1:]}"] = {
+            "action": "receive" if channel.to_node else "send",
+            "channel": {"$ref": f"#/channels/{name}"},
+            "summary": channel.summary,
+            "bindings": {"mqtt": {"qos": channel.qos, "retain": channel.retained, "bindingVersion": "0.2.0"}},
+            "messages": [{"$ref": f"#/channels/{name}/messages/{name}"}],
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "camera-agent",
+            "version": __version__,
+            "description": "What a camera node says and hears over MQTT. Made by `camera-agent schema --asyncapi`.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "broker": {
+                "host": "localhost:1883",
+                "protocol": "mqtt",
+                "protocolVersion": "5.0",
+                "description": "mqtt.host and mqtt.port of the settings; MQTT 3.1.1 where a broker refuses 5.",
+            }
+        },
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "messages": messages,
+            "schemas": schemas,
+            "parameters": {
+                "root": {"description": "First level, mqtt.root of the settings.", "default": "edgecam"},
+                "site": {"description": "Id of the site, node.site.", "examples": ["ward-12"]},
+                "node": {"description": "Id of the node, node.id.", "examples": ["entrance"]},
+            },
+        },
+    }
+
+
+def as_text(document: dict[str, Any]) -> str:
+    """Readable JSON, names in any script kept as they are."""
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def _message(channel: Channel, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The message of a channel; schemas it needs are added to schemas."""
+    message: dict[str, Any] = {"name": channel.topic.strip("/"), "summary": channel.summary}
+    if channel.payload == "json":
+        model = JSON_PAYLOADS[channel.topic]
+        message["contentType"] = "application/json"
+        message["payload"] = _referred(model, schemas, is_open=not channel.to_node)
+    elif channel.payload == "text":
+        message["contentType"] = "text/plain"
+        message["payload"] = {"type": "string", **({"enum": list(channel.words)} if channel.words else {})}
+    else:
+        message["contentType"] = "image/jpeg" if channel.payload == "jpeg" else "application/octet-stream"
+        message["payload"] = {"type": "string", "format": "binary"}
+    if channel.headers is not None:
+        message["headers"] = _referred(channel.headers, schemas, is_open=True)
+    return message
+
+
+def _referred(model: type[BaseModel], schemas: dict[str, Any], *, is_open: bool) -> dict[str, Any]:
+    made = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+    for name, schema in made.pop("$defs", {}).items():
+        schemas[name] = _as_draft_07(schema, is_open=is_open)
+    schemas[model.__name__] = _as_draft_07(made, is_open=is_open)
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _as_draft_07(schema: Any, *, is_open: bool) -> Any:
+    """schema with tuples as draft 07 writes them, and open to unknown fields where is_open."""
+    if isinstance(schema, list):
+        return [_as_draft_07(each, is_open=is_open) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _as_draft_07(value, is_open=is_open) for key, value in schema.items() if key != "prefixItems"}
+    if "prefixItems" in schema:
+        made["items"] = _as_draft_07(schema["prefixItems"], is_open=is_open)
+    if is_open and made.get("additionalProperties") is False:
+        del made["additionalProperties"]
+    return made
+
+
+def _name(topic: str) -> str:
+    """A topic as an AsyncAPI key: event/last -> eventLast."""
+    words = [word for word in topic.replace("{", "").replace("}", "").replace("_", "/").split("/") if word]
+    return words[0] + "".join(word[:1].upper() + word[1:] for word in words[1:])
