@@ -55,7 +55,7 @@ class Rules:
     spread: float = 3.0
     envelope: int = 3
     even: float = 0.01
-    median: int = 5
+    median: int = 3
     doubt: float = 30.0
     sharp: float = 1.0
     need: float = 6.0
