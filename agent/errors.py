@@ -42,6 +42,10 @@ class CameraError(AgentError):
     """The camera failed: restart the camera."""
 
 
+class CameraStuck(CameraError):
+    """The camera's driver hangs in this process: end it, and let systemd start another."""
+
+
 class StorageError(AgentError):
     """The disk failed: degrade (evict, then events only)."""
 

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from agent.camera import Camera, CameraSink
-from agent.errors import CameraError
+from agent.errors import CameraError, CameraStuck
 from agent.model import NS_PER_S, Frame, Packet, StreamInfo
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,10 @@ class CameraKeeper:
         return self._arrivals.last_frame_ns
 
     def step(self, now_ns: int) -> CameraState:
-        """Look at the camera once and do what is due. now_ns: boot clock."""
+        """Look at the camera once and do what is due. now_ns: boot clock.
+
+        CameraStuck when only a new process can help.
+        """
         if self.state.ended:
             return self.state
         if not self._is_started:
@@ -101,6 +104,8 @@ class CameraKeeper:
         self.state = replace(self.state, starts=self.state.starts + 1)
         try:
             self.info = self._camera.start(self._arrivals)
+        except CameraStuck:
+            raise
         except CameraError as error:
             if self.state.trouble != str(error):
                 log.error("camera: %s; trying again", error)

@@ -27,7 +27,10 @@ FLOORS: dict[str, int] = {
     )
     for room in rooms.split()
 }
-THREAD_ROOMS = {"node", "cameras.paced"}
+# cameras.picamera2: opening and closing libcamera is given up after a while, since it can hang in C.
+THREAD_ROOMS = {"node", "cameras.paced", "cameras.picamera2"}
+# cameras.picamera2: what a callback raises would kill picamera2's event loop and hang its stop().
+CATCH_ALL_ROOMS = {"node", "cameras.picamera2"}
 # The CLI writes what a person asked for to where the person said; the node's own keeping goes through disk.
 WRITING_ROOMS = {"disk", "ledger"}
 
@@ -90,7 +93,7 @@ def test_each_room_opens_with_its_sentence(name: str, tree: ast.Module) -> None:
     assert docstring.split("\n\n")[0].rstrip().endswith((".", ":")), f"{name}: the first line is not a sentence"
 
 
-def test_threads_are_born_in_two_rooms_only() -> None:
+def test_threads_are_born_in_few_rooms_only() -> None:
     born = {
         name
         for name, tree in MODULES
@@ -137,7 +140,8 @@ def test_sleeping_and_swallowing_are_not_how_this_code_works() -> None:
                 node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"}
             ):
                 broad.append(name)
-    assert broad == ["node"], "a bug of a stage is caught in node.py and nowhere else"
+    assert broad.count("node") == 1, "a bug of a stage is caught in one place"
+    assert set(broad) == CATCH_ALL_ROOMS
 
 
 def test_rooms_stay_small() -> None:

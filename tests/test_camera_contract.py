@@ -17,6 +17,7 @@ from video_fixtures import Recorder, RtspServer, decode_packets, picture, write_
 from agent.camera import CameraSink, Source
 from agent.cameras.fake import FakeSource
 from agent.cameras.paced import PacedCamera
+from agent.cameras.picamera2 import PiOptions
 from agent.cameras.scene import Fault, Scene, Sitter
 from agent.cameras.scenes import BUILT_IN
 from agent.cameras.video import VideoOptions, VideoSource
@@ -137,6 +138,15 @@ def rtsp(tmp_path: Path) -> Iterator[Rig]:
         server.close()
 
 
+def picamera2_virtual(tmp_path: Path) -> Iterator[Rig]:
+    """The real picamera2 on libcamera's virtual camera: in the test root of scripts/test-picamera2 only."""
+    if "CAMERA_AGENT_RIG" not in os.environ:
+        pytest.skip("needs picamera2 and libcamera: run scripts/test-picamera2 as root")
+    from pi_rig import PiRig
+
+    yield PiRig(PiOptions("lobby", 320, 240, 30, 160, 160, bitrate_kbps=400, gop_s=0.5))
+
+
 BACKENDS: list[Callable[[Path], Iterator[Rig]]] = [
     fake_stepped,
     fake_paced,
@@ -145,6 +155,7 @@ BACKENDS: list[Callable[[Path], Iterator[Rig]]] = [
     file_masked,
     file_paced,
     rtsp,
+    picamera2_virtual,
 ]
 
 

@@ -1,0 +1,5 @@
+"""Stand-in: only save_dng() uses it."""
+
+
+class PICAM2DNG:
+    """Nothing."""
