@@ -1,4 +1,4 @@
-"""The audit table: every command that was accepted or refused, and its answer. Works within the ledger's transactions.
+"""The audit table: every command that came, and its answer. Works within the ledger's transactions.
 
 The table is made at the first write, so a ledger of an older agent needs no migration and an older agent can
 still read this one.
@@ -108,4 +108,18 @@ def _rows(database: sqlite3.Connection, condition: str, parameters: tuple[object
         f" from audit where {condition} {order}",
         parameters,
     )
-    return [AuditRow(*row[:7], is_refusal=bool(row[7]), answer=row[8], wall_ns=int(row[9])) for row in found]
+    return [
+        AuditRow(
+            client=row[0],
+            id=row[1],
+            verb=row[2],
+            code=row[3],
+            detail=row[4],
+            key=row[5],
+            counter=int(row[6]),
+            is_refusal=bool(row[7]),
+            answer=row[8],
+            wall_ns=int(row[9]),
+        )
+        for row in found
+    ]

@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.clock import Clock
 from agent.dial import CONNECT_TIMEOUT_S, Dial
@@ -68,12 +69,14 @@ class PubAck:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message of a subscription. properties: MQTT 5 user properties."""
+    """A message of a subscription. properties: MQTT 5 user properties; the last two are of MQTT 5 too."""
 
     topic: str
     payload: bytes
     retained: bool
     properties: dict[str, str] = field(default_factory=dict)
+    response_topic: str = ""
+    correlation: bytes = b""
 
 
 def new_properties(packet_type: int) -> Properties:
@@ -109,8 +112,12 @@ class Connection:
         protocol: Protocol = "5",
         will: Will | None = None,
         is_probe: bool = False,
+        max_incoming_bytes: int | None = None,
     ) -> None:
-        """is_probe: a CONNECT so bare that a broker of MQTT 3.1.1 can read it up to the version, and say no."""
+        """is_probe: a CONNECT so bare that a broker of MQTT 3.1.1 can read it up to the version, and say no.
+
+        max_incoming_bytes: a broker of MQTT 5 keeps larger packets from us.
+        """
         self.protocol: Protocol = protocol
         self.where = f"{settings.host}:{settings.port}"
         self.ready = False
@@ -126,6 +133,7 @@ class Connection:
         self.window = WINDOW
         self.max_packet_bytes: int | None = None
         self.can_retain = True
+        self._max_incoming_bytes = None if is_probe else max_incoming_bytes
         self._settings = settings
         self._clock = clock
         self._in_flight: set[int] = set()
@@ -205,8 +213,17 @@ class Connection:
             self._acks.append(PubAck(mid, reason.value, str(reason)))
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        pairs = getattr(message.properties, "UserProperty", ())
-        self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain, dict(pairs)))
+        about = message.properties
+        self._messages.append(
+            Incoming(
+                message.topic,
+                bytes(message.payload),
+                message.retain,
+                dict(getattr(about, "UserProperty", ())),
+                str(getattr(about, "ResponseTopic", "")),
+                bytes(getattr(about, "CorrelationData", b"")),
+            )
+        )
 
     def _on_subscribe(
         self, _client: paho.Client, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Properties | None
@@ -222,17 +239,18 @@ class Connection:
         """How many more messages may be sent now."""
         return self.window - len(self._in_flight) if self.ready and self.failure is None else 0
 
-    def step(self, wait_s: float, *also: int) -> bool:
+    def step(self, wait_s: float, *also: int, also_write: Sequence[int] = ()) -> bool:
         """One bounded piece of work, waiting at most wait_s for something to do; whether anything happened.
 
-        also: descriptors whose readability ends the wait early. Never raises; see `failure` afterwards.
+        also: descriptors whose readability ends the wait early, also_write: whose writability. Never raises; see
+        `failure` afterwards.
         """
         if self.failure is not None:
             return False
         try:
             if self._dial is not None:
                 return self._step_dial(self._dial, wait_s, also)
-            return self._step_mqtt(wait_s, also)
+            return self._step_mqtt(wait_s, also, also_write)
         except LinkError as error:
             self._fail(error)
         return True
@@ -251,20 +269,39 @@ class Connection:
         # paho notices a dead peer after twice its keepalive; three quarters make that 1.5 times ours.
         keepalive_s = max(1, self._settings.keepalive_s * 3 // 4)
         if self.protocol == "5":
-            # No properties: a session expiry of 0 is what their absence means.
-            code = self._client.connect(self._settings.host, self._settings.port, keepalive_s, clean_start=True)
+            # No session expiry: 0 is what its absence means.
+            properties = None
+            if self._max_incoming_bytes is not None:
+                properties = new_properties(PacketTypes.CONNECT)
+                properties.MaximumPacketSize = self._max_incoming_bytes
+            code = self._client.connect(
+                self._settings.host, self._settings.port, keepalive_s, clean_start=True, properties=properties
+            )
         else:
             code = self._client.connect(self._settings.host, self._settings.port, keepalive_s)
         self._check(code)
         return True
 
-    def _step_mqtt(self, wait_s: float, also: Sequence[int]) -> bool:
+    def waits_for(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+        """Descriptors to read and to write, for an owner of several connections; True: do not wait."""
+        sock = self._client.socket()
+        if self._dial is not None or sock is None or self.failure is not None:
+            return (), (), False
+        fd = (sock.fileno(),)
+        return fd, fd if self._client.want_write() else (), isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Bytes wait for the socket: the network takes less than it is given."""
+        return bool(self._client.want_write())
+
+    def _step_mqtt(self, wait_s: float, also: Sequence[int], also_write: Sequence[int]) -> bool:
         client = self._client
         sock = client.socket()
         fd = sock.fileno() if sock is not None else -1
         if fd < 0:
             raise self._lost()
-        to_write = [fd] if client.want_write() else []
+        to_write = [fd, *also_write] if client.want_write() else [*also_write]
         # Decrypted bytes that wait inside the TLS layer do not make the socket readable.
         pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
         readable, writable, _ = select.select([fd, *also], to_write, [], 0.0 if pending else wait_s)
@@ -272,7 +309,7 @@ class Connection:
         try:
             if can_read:
                 self._check(client.loop_read())
-            if writable:
+            if fd in writable:
                 self._progress_ns = self._clock.boot_ns()
                 self._check(client.loop_write())
             self._check(client.loop_misc())
@@ -353,9 +390,16 @@ class Connection:
         rest = 2 + len(topic.encode()) + 2 + packed + len(payload)
         return 1 + (1 if rest < 128 else 2 if rest < 16_384 else 3 if rest < 2_097_152 else 4) + rest
 
-    def subscribe(self, *filters: str, qos: int = 1) -> None:
-        """Ask for topics; messages come by take_messages(), filters the broker denies by take_denied()."""
-        code, mid = self._client.subscribe([(each, qos) for each in filters])
+    def subscribe(self, *filters: str, qos: int = 1, as_published: bool = False) -> None:
+        """Ask for topics; messages come by take_messages(), filters the broker denies by take_denied().
+
+        as_published: `retained` then says how a message was sent, also when it comes at once (MQTT 5 only).
+        """
+        if self.protocol == "5":
+            options = SubscribeOptions(qos=qos, retainAsPublished=as_published)
+            code, mid = self._client.subscribe([(each, options) for each in filters])
+        else:
+            code, mid = self._client.subscribe([(each, qos) for each in filters])
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             self._fail(self._lost(code))
         else:

@@ -49,7 +49,7 @@ class Done:
 
 
 class ErrandDesk:
-    """Both ways between the dispatcher and the storage. unlisted: refusals that found no room in the audit."""
+    """Both ways between the dispatcher and the storage."""
 
     def __init__(self, to_storage: Box[Errand], to_commands: Box[Done]) -> None:
         self.to_storage = to_storage
@@ -66,7 +66,7 @@ class Errands:
         self._desk = desk
 
     def step(self, now: Now, *, unavailable: str = "") -> bool:
-        """Do up to PER_STEP errands; whether the ledger was written. Raises StorageError of the ledger after answering.
+        """Do up to PER_STEP errands; whether rows were written. The ledger's StorageError is raised after answering.
 
         unavailable: why nothing can be written now.
         """

@@ -159,7 +159,7 @@ class Ledger:
             self.load = outbox.load(self._database)
 
     def transaction(self, now: Now) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """For rooms whose rows are neither events nor clips nor messages (agent/audit.py): all or nothing, durable."""
+        """For rooms with rows of their own (agent/audit.py): all or nothing, durable on return."""
         return self._transaction(now)
 
     def prove(self, now: Now) -> None:

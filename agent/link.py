@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from paho.mqtt.client import topic_matches_sub
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.answers import MAX_INCOMING_BYTES, Answers
 from agent.backoff import Backoff
 from agent.clock import Clock, rfc3339
 from agent.connection import (
@@ -24,14 +24,15 @@ from agent.connection import (
     Incoming,
     PubAck,
     Will,
-    new_properties,
 )
 from agent.delivery import Delivery, Outbox
 from agent.echo import Echo
 from agent.errors import LinkError, StorageError
 from agent.handoffs import AckBox, SelectableDoorbell, Status, StatusBoard
-from agent.messages import StateMessage, message_bytes, thumb_properties, to_bytes
+from agent.mailboxes import Box, MediaBox, Reply
+from agent.messages import StateMessage, to_bytes
 from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
+from agent.posting import row_packet
 from agent.reconnect import Reconnect
 from agent.settings import MqttSettings, NodeSettings
 from agent.status import LinkStatus
@@ -66,7 +67,8 @@ class Link:
 
     outbox: makes the reader, called in the link's thread; it and the reader may raise StorageError while there
     is no ledger yet. listen: topic as Topics.at() takes it -> who is told, in the link's thread, of a message
-    there. will_delay_s: how long a broker waits before it says that we are lost. jitter: 0..1.
+    there. replies, media: what the commands have to say. will_delay_s: how long a broker waits before it says
+    that we are lost. jitter: 0..1.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Link:
         clock: Clock,
         *,
         listen: Mapping[str, Callable[[Incoming], None]] | None = None,
+        replies: Box[Reply] | None = None,
+        media: MediaBox | None = None,
         will_delay_s: float = WILL_DELAY_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -99,6 +103,9 @@ class Link:
         self._delivery = Delivery(Backoff(jitter))
         self._client_id = f"{node.site}/{node.id}"
         self._reconnect = Reconnect(self._client_id, jitter, self.beat_ns)
+        self._answers = Answers(
+            settings, self._client_id, self._topics, clock, replies or Box(1), media or MediaBox(), Backoff(jitter)
+        )
 
         self._connection: Connection | None = None
         self._connections = 0
@@ -148,6 +155,7 @@ class Link:
             self._work_until(lambda: not self._states and not self._sent, end_ns, budget_s, only_states=True)
             connection = self._connection
         if connection is not None:
+            self._answers.end()
             connection.close()
             self._connection = None
             log.info("disconnected from %s", connection.where)
@@ -182,6 +190,7 @@ class Link:
                 protocol="3.1.1" if attempt == "3.1.1" else "5",
                 will=will,
                 is_probe=attempt == "probe",
+                max_incoming_bytes=MAX_INCOMING_BYTES,
             )
         except LinkError as error:
             self._reconnect.not_reached(error, now_ns)
@@ -199,7 +208,8 @@ class Link:
         if self._is_born:
             self._fill(connection, only_states)
             wait_s = self._bounded_wait(connection, wait_s)
-        happened = connection.step(wait_s, self.bell.fileno())
+        read, write, is_pressing = self._answers.step()
+        happened = connection.step(0.0 if is_pressing else wait_s, self.bell.fileno(), *read, also_write=write)
         for ack in connection.take_acks():
             self._settle(ack)
         for message in connection.take_messages():
@@ -227,6 +237,7 @@ class Link:
         self._sent.clear()
         self._denied.clear()
         self._delivery.restart()
+        self._answers.begin(connection)
         self._has_lasts = False
         self._told = None
         waiting = self._statuses.all()
@@ -237,7 +248,7 @@ class Link:
         self._echo = Echo(self._topics.at(ECHO), self._session, is_needed=connection.protocol != "5")
         filters = [*self._listen, *(() if self._echo.is_heard else (self._echo.topic,))]
         if filters:
-            connection.subscribe(*filters)
+            connection.subscribe(*filters, as_published=True)
         if not connection.can_retain:
             self._denied["retained messages"] = "this broker keeps none"
         log.info("connected to %s, MQTT %s, session %s", connection.where, connection.protocol, self._session)
@@ -250,6 +261,7 @@ class Link:
         connection.close(politely=False)
         self._connection = None
         self._states.clear()
+        self._answers.end()
         delivered_some = was_born and self._note_death(connection)
         self._sent.clear()
         self._delivery.restart()
@@ -286,6 +298,7 @@ class Link:
             self._tell_verdict()
             self._states.update(self._statuses.take())
             self._open_outbox()
+            self._answers.fill(connection)
         if connection.room > 0 and self._echo.wants_to_speak(self._clock.boot_ns()):
             self._sent[connection.publish(self._echo.topic, self._echo.payload)] = _Sent(topic=ECHO)
         while connection.room > 0:
@@ -363,19 +376,7 @@ class Link:
         return limit is not None and connection.packet_bytes(topic, payload, properties) > limit
 
     def _encode(self, row: OutboxRow) -> tuple[bytes, Properties | None]:
-        if row.blob is None:
-            payload = message_bytes(
-                row,
-                site=self._node.site,
-                node=self._node.id,
-                epoch=self._epoch,
-                now_wall_ns=self._clock.wall_ns(),
-            )
-            return payload, None
-        properties = new_properties(PacketTypes.PUBLISH)
-        properties.ContentType = "image/jpeg"
-        properties.UserProperty = list(thumb_properties(row).model_dump().items())
-        return row.blob, properties
+        return row_packet(row, self._node, self._epoch, self._clock.wall_ns())
 
     def _hear(self, message: Incoming) -> None:
         if self._echo.hear(message.topic, message.payload):
@@ -394,6 +395,7 @@ class Link:
     def _settle(self, ack: PubAck) -> None:
         sent = self._sent.pop(ack.mid, None)
         if sent is None:
+            self._answers.settle(ack)
             return
         if sent.row is None:
             if ack.code >= 0x80:
