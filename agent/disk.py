@@ -73,7 +73,8 @@ class Disk:
     def make_directory(self, path: Path) -> None:
         """Make path and its parents where they are missing; the new entries are durable on return."""
         missing = [path, *path.parents]
-        missing = missing[: next((i for i, p in enumerate(missing) if p.is_dir()), len(missing))]
+        with self.guard("look at", path):
+            missing = missing[: next((i for i, p in enumerate(missing) if p.is_dir()), len(missing))]
         for directory in reversed(missing):
             with self.guard("make directory", directory):
                 try:

@@ -17,9 +17,13 @@ from typing import Any, BinaryIO
 
 import av
 import av.container
+import av.logging
 
 from agent.errors import StorageError
 from agent.model import NS_PER_S, Codec, Packet
+
+# What matters comes as an exception; FFmpeg's own remarks (through PyAV 10 to 13 on standard error) are noise.
+av.logging.set_level(av.logging.PANIC)
 
 TIMESCALE = 90_000
 _SEAL_TAG = b"SEAL"

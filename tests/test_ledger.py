@@ -25,6 +25,8 @@ from agent.outbox import stamp_of, stamped
 from agent.ulid import is_ulid
 from agent.verification import verify_index
 
+pytest_plugins = ["closing"]
+
 BOOT = "00000000-0000-4000-8000-00000000000a"
 
 

@@ -16,6 +16,8 @@ from agent.ledger import Ledger, LedgerReader, Revision
 from agent.link import Link
 from agent.model import Ack, Event, EventKind, Moment, Phase, Thumbnail
 
+pytest_plugins = ["closing"]
+
 pytestmark = [pytest.mark.broker, requires_mosquitto]
 JPEG = b"\xff\xd8\xff\xe0\x00\x04xx\xff\xda" + bytes(range(256)) * 80 + b"\xff\xd9"
 

@@ -13,6 +13,8 @@ from agent.model import NS_PER_S, Event, Moment, Packet, Phase
 from agent.ulid import is_ulid
 from agent.verification import verify_clip
 
+pytest_plugins = ["closing"]
+
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:

@@ -17,6 +17,8 @@ from agent.ledger import LedgerReader
 from agent.model import EndReason, Phase
 from agent.verification import verify_clip, verify_index
 
+pytest_plugins = ["closing"]
+
 RING: dict[str, Any] = {"max_age_days": 20 / 86400, "max_clip_s": 10}
 
 

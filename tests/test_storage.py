@@ -18,6 +18,8 @@ from agent.ledger import LedgerReader
 from agent.model import NS_PER_S, Ack, EventKind, OutboxKind, Phase
 from agent.verification import verify_clip, verify_index
 
+pytest_plugins = ["closing"]
+
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
@@ -95,6 +97,23 @@ def test_directory_that_is_a_file_is_refused_in_one_line(tmp_path: Path) -> None
     (tmp_path / "node").write_text("not a directory")
     with pytest.raises(DirectoryRefusedError, match=r"clips\.directory"):
         make_rig(tmp_path / "node").storage.open()
+
+
+def test_directory_that_may_not_be_looked_into_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "node").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    is_root = os.geteuid() == 0
+    for directory in tmp_path.parents[:3]:  # up to pytest's own, which is private
+        directory.chmod(directory.stat().st_mode | 0o055)
+    try:
+        if is_root:
+            os.seteuid(65534)
+        with pytest.raises(DirectoryRefusedError, match=r"Permission denied .*owner and mode"):
+            make_rig(tmp_path / "closed" / "node" / "deeper").storage.open()
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (tmp_path / "closed").chmod(0o700)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])

@@ -21,6 +21,8 @@ from agent.ledger_reader import LedgerReader
 from agent.model import NS_PER_S, Box
 from agent.settings import Settings, load_settings
 
+pytest_plugins = ["closing"]
+
 FPS = 10
 FRAME_NS = NS_PER_S // FPS
 PRE_S, POST_S, GOP_S = 2.0, 1.5, 1.0
