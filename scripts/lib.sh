@@ -30,20 +30,25 @@ find_python() {
   die "needs Python 3.11 or newer; on Debian 12 or 13: apt-get install python3"
 }
 
-# ensure_venv EXTRAS : .venv with this checkout and the extras in it; nothing to do when pyproject.toml is unchanged.
+# Where the Python packages go; another one serves another Python (VENV=.venv-3.13 PYTHON=python3.13 ./scripts/test).
+VENV=${VENV:-.venv}
+
+# ensure_venv EXTRAS [VENV OPTION...] : $VENV with this checkout and the extras in it; nothing to do when
+# pyproject.toml is unchanged.
 ensure_venv() {
-  local extras=$1 python stamp installed=.venv/installed.${1//,/+}
+  local extras=$1 python stamp installed=$VENV/installed.${1//,/+}
+  shift
   stamp=$(sha256sum pyproject.toml | cut -d' ' -f1)
-  if [ -x .venv/bin/python ] && [ "$(cat "$installed" 2>/dev/null)" = "$stamp" ]; then
+  if [ -x "$VENV/bin/python" ] && [ "$(cat "$installed" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
   python=$(find_python)
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     apt_install python3-venv || die "Python's venv module is missing; as root: apt-get install python3-venv"
   fi
-  say "setting up Python packages in $(pwd)/.venv (extras: $extras; from PyPI, nothing outside this folder)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+  say "setting up Python packages in $(pwd)/$VENV (extras: $extras; from PyPI, nothing outside this folder)"
+  [ -x "$VENV/bin/python" ] || "$python" -m venv "$@" "$VENV"
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
   printf '%s' "$stamp" > "$installed"
 }
 
