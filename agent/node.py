@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.announcer import Announcer
 from agent.birth import meta_message
 from agent.camera import Camera
 from agent.clock import Clock
@@ -100,6 +101,7 @@ class Node:
         self.sink = RingAndSlot(self.ring, self.slot)
         self.keeper = CameraKeeper(camera, self.sink, settings.camera.silence_s)
         self.vision = Vision(settings, self.slot, self.board, self.statuses, self.new_id)
+        self.announcer = Announcer(settings, self.statuses)
         self.link = Link(
             settings.mqtt,
             settings.node,
@@ -107,6 +109,7 @@ class Node:
             acks=self.acks,
             statuses=self.statuses,
             clock=clock,
+            listen={self.announcer.listens_to: self.announcer.hear} if self.announcer.listens_to else {},
         )
         self.storage = Storage(
             settings, clock, self.ring, self.board, self.acks, doorbell=storage_bell, link_bell=self.link.bell
@@ -163,6 +166,7 @@ class Node:
         self._has_announced, self._announced = True, info
         meta = meta_message(self.settings, info, self.health.board.hardware())
         self.statuses.put(META, Status(to_bytes(meta)))
+        self.announcer.announce(meta)
 
     def _tell_camera(self, camera: CameraState, now_ns: int) -> None:
         """An event for a camera that was lost, and one for its return (but not for its very first start)."""

@@ -22,6 +22,12 @@ from agent.errors import ConfigError
 ENV_PREFIX = "CAMERA_AGENT__"
 CREDENTIALS = {"camera-agent.mqtt-password": ("mqtt", "password")}
 """systemd credential name -> the setting it fills."""
+CREDENTIAL_FILES = {
+    "camera-agent.mqtt-ca": ("mqtt", "ca_file"),
+    "camera-agent.mqtt-cert": ("mqtt", "cert_file"),
+    "camera-agent.mqtt-key": ("mqtt", "key_file"),
+}
+"""systemd credential name -> the setting that its path fills."""
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -197,7 +203,17 @@ class MqttSettings(_Section):
     password: SecretStr = Field(
         SecretStr(""), description="Better given as systemd credential camera-agent.mqtt-password."
     )
+    cert_file: Path | None = Field(
+        None, description="This node's own certificate in PEM, where the broker asks for one; or as a credential."
+    )
+    key_file: Path | None = Field(
+        None, description="The private key of cert_file, unencrypted, for the agent's user only; or as a credential."
+    )
     root: str = Field("edgecam", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="First level of all topics.")
+    discovery: bool = Field(True, description="Announce this node to Home Assistant (MQTT device discovery).")
+    discovery_prefix: str = Field(
+        "homeassistant", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Home Assistant's discovery prefix."
+    )
     keepalive_s: int = Field(20, ge=5, le=600, description="A silent connection is noticed within 1.5 times this.")
     require_subscriber: bool = Field(
         True, description="A message that nobody subscribes to (PUBACK 0x10) is kept and sent again."
@@ -334,6 +350,10 @@ def _from_credentials(environ: Mapping[str, str]) -> dict[str, Any]:
                 tree.setdefault(section, {})[field] = file.read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError("read", file, error) from error
+    for name, (section, field) in CREDENTIAL_FILES.items() if directory else ():
+        file = Path(str(directory)) / name
+        if file.is_file():
+            tree.setdefault(section, {})[field] = str(file)
     return tree
 
 

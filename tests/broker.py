@@ -209,6 +209,9 @@ class Subscriber:
         with self._news:
             return [m for m in self.messages if m.topic.endswith(ending) and not (live and m.retained)]
 
+    def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(DEADLINE_S)
+
     def take_all(self) -> list[Received]:
         """Everything that came since the last call, which is then forgotten."""
         with self._news:

@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
             "handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
             " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release echo schema discovery access certificates",
             "motion events recorder ledger ledger_reader outbox recovery verification"
-            " errands answers posting connection delivery reconnect keeper trial",
+            " errands answers posting connection delivery reconnect keeper announcer trial",
             "vision storage link health cameras",
             "node cli __main__",
         )
