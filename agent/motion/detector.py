@@ -202,20 +202,12 @@ class Detector:
         self._learning = not is_calm and elapsed_s < self._rules.learn_restless_s
 
     def _changed(self, small: Plane, level: Plane, light: Light | None) -> Plane | None:
-        """255 where a pixel is unlike both backgrounds, with a sharp edge near; None when hardly any is."""
-        cv2 = opencv()
+        """255 where a pixel is unlike both backgrounds and counts; None when hardly any is."""
         changed = self._scene.unlike(small, level, light, self._need)
-        if changed is not None and self._counted is not None:
-            changed = cv2.bitwise_and(changed, self._counted)
-        if changed is None:
-            return None
-        # Light that is left over (the rim of a shadow, a lamp's cone) is soft; a thing has an outline.
-        x, y, w, h = cv2.boundingRect(changed)
-        part = np.s_[max(y - 8, 0) : y + h + 8, max(x - 8, 0) : x + w + 8]
-        differs = cv2.subtract(level[part], self._scene.fast.level[part], dtype=cv2.CV_16S)
-        relief = cv2.convertScaleAbs(cv2.absdiff(differs, cv2.blur(differs, (9, 9))), alpha=self._rules.sharp)
-        outline = cv2.bitwise_and(cv2.compare(relief, self._scene.margin[part], cv2.CMP_GT), changed[part])
-        changed[part] = cv2.bitwise_and(changed[part], cv2.dilate(outline, _NEAR))
+        if changed is None or self._counted is None:
+            return changed
+        cv2 = opencv()
+        changed = cv2.bitwise_and(changed, self._counted)
         return changed if cv2.countNonZero(changed) >= self._need else None
 
     def _remember(

@@ -30,7 +30,6 @@ class Rules:
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
     envelope: pixels of the neighbourhood that a pixel may look like. even: light within 1 +- this is the same.
     median: tiles (3 or 5) to a side that vote on the light. doubt: levels, for light twice of the usual.
-    sharp: weight of relief, higher takes softer edges.
     need: changed pixels of the 64 in a tile. calm, calm_once: multiples of a tile's usual count (root mean
     square) for pixels that changed twice running and at least once. moves: of need, must differ from before.
     trace: pixels too many; a thing of fewer must show for twice as long.
@@ -57,7 +56,6 @@ class Rules:
     even: float = 0.01
     median: int = 3
     doubt: float = 30.0
-    sharp: float = 1.0
     need: float = 6.0
     calm: float = 2.0
     calm_once: float = 5.0
