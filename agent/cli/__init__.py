@@ -39,7 +39,8 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. Never shows a traceback for expected trouble."""
     try:
-        args = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        args = _parser(words[0] if words else "").parse_args(words)
         return cast(int, args.run(args))
     except AgentError as error:
         print(f"camera-agent: {error}", file=sys.stderr)
@@ -52,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: str) -> argparse.ArgumentParser:
+    """The parser. Only the command that was named is imported: each brings libraries that the others do not need."""
     parser = argparse.ArgumentParser(
         prog="camera-agent",
         description="Edge camera agent: motion events, clips and thumbnails over MQTT, with nothing lost.",
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"camera-agent {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in (first,) if first in COMMANDS else COMMANDS:
         command = cast(Command, importlib.import_module(f"agent.cli.{name}"))
         sub = subparsers.add_parser(
             name,
