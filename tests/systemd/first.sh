@@ -1,0 +1,120 @@
+#!/bin/bash
+# First boot: install, events, hang and crashes, probes, upgrades; ends in the middle of a trial, where the host cuts
+# the power.
+. /rig/payload/tests/lib.sh
+P=/rig/payload
+systemctl --version | head -1
+
+# --- another user's secrets, for the probes; a broker; the state before
+mkdir -p /home/somebody /srv && echo secret > /home/somebody/secret && echo secret > /srv/secret
+chmod 700 /home/somebody && chmod 600 /home/somebody/secret /srv/secret
+systemctl is-active --quiet mosquitto || systemctl start mosquitto
+footprint > /rig/out/before
+
+# --- install from the bundle, with no network at all
+install -d /var/tmp/settings && cp $P/quick.toml $P/agent.toml /var/tmp/settings/
+t=$(now); $P/bundle/scripts/install --no-start > /rig/out/install.log 2>&1; rc=$?
+[ $rc = 0 ] && pass "installed from a bundle, offline ($(seconds "$t"))" || { fail "install: $(cat /rig/out/install.log)"; exit 1; }
+expect "without settings it is skipped, not failed" bash -c 'systemctl start camera-agent; [ "$(systemctl is-active camera-agent)" = inactive ]'
+install -m 644 $P/quick.toml /etc/camera-agent/quick.toml
+install -m 644 $P/release.pub /etc/camera-agent/release.pub
+install -m 600 <(echo probe-secret) /etc/credstore/camera-agent.mqtt-password
+mkdir -p /etc/systemd/system/camera-agent.service.d
+printf '[Service]\nWatchdogSec=6\nTimeoutAbortSec=3\n' > /etc/systemd/system/camera-agent.service.d/99-test.conf
+t=$(now); $P/bundle/scripts/install --config $P/agent.toml > /rig/out/install2.log 2>&1 || fail "install --config: $(cat /rig/out/install2.log)"
+expect "the second run installed nothing anew" bash -c '! grep -q building /rig/out/install2.log'
+t=$(now); systemctl restart $UNIT; within 10000 "$t" "READY after systemctl restart"
+is_ready || { journalctl -u $UNIT --no-pager | tail -40; exit 1; }
+find /opt /usr/local /etc -newermt '1 second' -type f | sort > /dev/null
+footprint > /rig/out/installed; $P/bundle/scripts/install > /rig/out/install3.log 2>&1; footprint > /rig/out/again
+expect "installing again changes nothing" cmp -s /rig/out/installed /rig/out/again
+
+# --- events at a broker
+camera-agent watch --host 127.0.0.1 --json > /rig/out/watch.jsonl 2>/rig/out/watch.err &
+watcher=$!
+count() { grep -c "\"type\": \"$1\"" /rig/out/watch.jsonl; }
+at_least() { [ "$(count "$1")" -ge "$2" ]; }
+expect_within 20 "events at the broker" at_least event 2
+expect_within 20 "a clip at the broker" at_least clip 1
+expect_within 10 "STATUS tells frames and broker: $(status)" sees 'frames [1-9].*broker connected'
+
+# --- hang and crashes: back in time, nothing lost
+sleep_between() { systemctl start camera-agent-calm.service; }
+p=$(main_pid); t=$(now); kill -STOP "$p"
+holds 40 renewed "$p"; within 20000 "$t" "SIGSTOP: restarted by the watchdog (WatchdogSec=6 here, 30 on a node)"
+journalctl -u $UNIT -o cat --no-pager | grep -q "Watchdog timeout" && pass "the journal names the watchdog" || fail "no watchdog in the journal"
+sleep_between
+expect "camera-agent-calm set the restart count back" [ "$(systemctl show -P NRestarts $UNIT)" = 0 ]
+for signal in KILL SEGV; do
+  expect_within 30 "a clip is being recorded" sees '^recording'
+  p=$(main_pid); t=$(now); kill -$signal "$p"
+  holds 20 renewed "$p"; within 3000 "$t" "SIG$signal: READY again"
+done
+journalctl -u $UNIT -o cat --no-pager | grep -q "Fatal Python error: Segmentation fault" && pass "a SIGSEGV leaves a trace in the journal" || fail "no Python trace after SIGSEGV"
+before=$(count clip)
+expect_within 30 "clips go on" at_least clip $((before + 1))
+
+# --- the sandbox
+systemd-analyze verify /usr/local/lib/systemd/system/camera-agent*.service /usr/local/lib/systemd/system/camera-agent*.timer > /rig/out/verify 2>&1
+cp "/usr/local/lib/systemd/system/camera-agent@.service" /rig/out/template.service
+expect "systemd-analyze verify has nothing to say: $(head -2 /rig/out/verify)" [ ! -s /rig/out/verify ]
+for unit in camera-agent.service camera-agent@left.service; do
+  systemd-analyze security --no-pager $unit > "/rig/out/security-$unit" 2>&1
+  score=$(grep -o 'Overall exposure level.*: [0-9.]*' "/rig/out/security-$unit" | grep -o '[0-9.]*$')
+  expect "exposure of $unit is ${score:-unknown}, at most 1.5" awk -v s="${score:-9}" 'BEGIN { exit !(s <= 1.5) }'
+done
+sed -e '/^ExecStart=/d' -e '/^Watchdog\|^Restart\|^Type=\|^NotifyAccess\|^TimeoutAbort/d' \
+  -e "s|^\[Service\]|[Service]\nType=oneshot\nExecStart=/opt/camera-agent/current/bin/python $P/tests/probe.py sandbox\nStandardOutput=append:/rig/out/probe\nStandardError=append:/rig/out/probe.err|" \
+  /usr/local/lib/systemd/system/camera-agent.service > /run/systemd/system/camera-agent-probe.service
+systemctl daemon-reload; : > /rig/out/probe
+systemctl start camera-agent-probe.service; rc=$?
+grep -E '^(PASS|FAIL)' /rig/out/probe || cat /rig/out/probe.err; FAILS=$((FAILS + $(grep -c '^FAIL' /rig/out/probe)))
+[ $rc = 0 ] || fail "probe unit: $(tail -3 /rig/out/probe.err)"
+install -d /run/camera-agent
+/opt/camera-agent/current/bin/python $P/tests/probe.py control > /rig/out/control 2>/rig/out/control.err; cat /rig/out/control; FAILS=$((FAILS + $(grep -c '^FAIL' /rig/out/control)))
+rm -rf /var/lib/camera-agent/probe
+reach() { systemd-run -q --wait --pipe --collect "$@" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 1883), 2)' >/dev/null 2>&1; }
+expect "the site drop-in lets the broker's address through" reach -p IPAddressDeny=any -p IPAddressAllow=127.0.0.1
+if reach -p IPAddressDeny=any -p IPAddressAllow=192.0.2.1; then fail "IPAddressDeny is not enforced"; else pass "the site drop-in denies other addresses"; fi
+
+# --- upgrades
+upgrade() { camera-agent-upgrade "$@" --stable 4 --limit 25 > /rig/out/upgrade.log 2>&1; }
+well() { is_ready && sees 'frames [1-9].*broker connected'; }
+for bad in $P/packages/bad-*.package; do
+  camera-agent-upgrade "$bad" > /rig/out/refused 2>&1 && fail "$(basename "$bad") was installed"
+done
+expect "damaged, unsigned and foreign packages are refused: $(tail -1 /rig/out/refused)" [ "$(current)" = "$(cat $P/base)" ]
+t=$(now); upgrade $P/packages/good.package; rc=$?
+[ $rc = 0 ] && [ "$(current)" = 9.0.1 ] && pass "a good version is kept ($(seconds "$t"))" || { fail "good upgrade rc=$rc current=$(current)"; cat /rig/out/upgrade.log; }
+t=$(now); upgrade $P/packages/crashing.package; rc=$?
+[ $rc = 1 ] && [ "$(current)" = 9.0.1 ] && holds 10 well && pass "a crashing version goes, the old one is back ($(seconds "$t")): $(tail -1 /rig/out/upgrade.log)" || { fail "crashing upgrade rc=$rc"; cat /rig/out/upgrade.log; }
+t=$(now); upgrade $P/packages/silent.package; rc=$?
+[ $rc = 1 ] && [ "$(current)" = 9.0.1 ] && holds 30 well && pass "a version that is never READY goes ($(seconds "$t")): $(tail -1 /rig/out/upgrade.log)" || { fail "never-ready upgrade rc=$rc"; cat /rig/out/upgrade.log; }
+expect "a version that failed its trial is not tried again" bash -c '! camera-agent-upgrade '$P'/packages/silent.package >/dev/null 2>&1 && ! [ -e /opt/camera-agent/trial.json ]'
+# the agent's own way: it may only drop a package
+t=$(now); runuser -u camera-agent -- sh -c "umask 077; cp $P/packages/next.package /var/lib/camera-agent/incoming/.x && mv /var/lib/camera-agent/incoming/.x /var/lib/camera-agent/incoming/next.package"
+holds 60 test "$(current)" != 9.0.1; took_over() { [ "$(current)" = 9.0.4 ] && [ ! -e /opt/camera-agent/trial.json ]; }
+holds 90 took_over && pass "a package dropped by the agent is verified and installed by root ($(seconds "$t"))" || { fail "dropped package: current=$(current)"; journalctl -u camera-agent-update --no-pager | tail; }
+# an updater that is killed
+camera-agent-upgrade $P/packages/silent.package --again --stable 4 --limit 60 > /rig/out/killed.log 2>&1 &
+on_trial() { [ "$(current)" = 9.0.3 ]; }
+holds 60 on_trial; kill -KILL "$(systemctl show -P MainPID camera-agent-upgrade)"
+settled() { [ "$(current)" = 9.0.4 ] && [ ! -e /opt/camera-agent/trial.json ]; }
+expect_within 20 "an updater that is killed leaves nothing on trial" settled
+expect_within 30 "and the old version runs" well
+
+# --- nothing lost over all of this
+sleep 2; kill -INT $watcher; wait $watcher
+python3 $P/tests/gaps.py /rig/out/watch.jsonl || FAILS=$((FAILS + 1))
+clips_verify > /rig/out/clips 2>&1; expect "camera-agent clips verify: $(tail -1 /rig/out/clips)" grep -q . /rig/out/clips
+clips_verify >/dev/null 2>&1 || fail "clips verify: $(tail -3 /rig/out/clips)"
+journalctl -u $UNIT -o cat --no-pager > /rig/out/agent.log
+[ "$(grep -c 'Operation not permitted' /rig/out/agent.log)" = 0 ] && pass "the sandbox was never in the agent's way" || fail "$(grep -m3 'not permitted' /rig/out/agent.log)"
+echo "$FAILS" > /rig/out/fails
+
+# --- and now a trial, in which the power goes
+camera-agent-upgrade $P/packages/silent.package --again --stable 4 --limit 600 > /rig/out/cut.log 2>&1 &
+holds 60 on_trial || fail "the last trial did not begin: $(cat /rig/out/cut.log)"
+echo "$FAILS" > /rig/out/fails
+touch /rig/out/cut-the-power
+sleep 600
