@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from agent.errors import StorageError
 
 FILE_MODE = 0o640
 DIRECTORY_MODE = 0o750
+FSTAB = Path("/etc/fstab")
+STALL_NS = 1_000_000_000
+"""A sync that takes longer counts as a stall: SD cards that tidy up inside stop for that long and longer."""
 
 _HINTS = {
     errno.ENOSPC: "the disk is full; free some space or lower clips.budget_mb",
@@ -60,7 +63,14 @@ def _name(entry: os.DirEntry[str]) -> str:
 
 
 class Disk:
-    """The real disk. Every method raises StorageError naming the operation, the path, the cause and a hint."""
+    """The real disk. Every method raises StorageError naming the operation, the path, the cause and a hint.
+
+    clock: boot-clock ns; where it is given, the syncs of clips are timed. sync_stalls: those longer than STALL_NS.
+    """
+
+    clock: Callable[[], int] | None = None
+    sync_stalls = 0
+    slowest_sync_ns = 0
 
     @contextmanager
     def guard(self, operation: str, path: Path) -> Iterator[None]:
@@ -100,12 +110,20 @@ class Disk:
     def datasync(self, file: OpenFile) -> None:
         """What was appended is durable on return. After an error it never will be: do not try again (fsyncgate)."""
         with self.guard("fdatasync", file.path):
-            os.fdatasync(file.descriptor)
+            self._timed(os.fdatasync, file.descriptor)
 
     def sync(self, file: OpenFile) -> None:
         """Data and metadata are durable on return; after an error as datasync."""
         with self.guard("fsync", file.path):
-            os.fsync(file.descriptor)
+            self._timed(os.fsync, file.descriptor)
+
+    def _timed(self, sync: Callable[[int], None], descriptor: int) -> None:
+        began_ns = self.clock() if self.clock is not None else 0
+        sync(descriptor)
+        if self.clock is not None:
+            took_ns = self.clock() - began_ns
+            self.slowest_sync_ns = max(self.slowest_sync_ns, took_ns)
+            self.sync_stalls += took_ns > STALL_NS
 
     def close(self, file: OpenFile) -> None:
         """Give the descriptor back; says nothing about durability and raises nothing."""
@@ -203,6 +221,25 @@ class Disk:
         with self.guard("look at", path):
             figures = os.statvfs(path)
             return figures.f_bavail * figures.f_frsize
+
+    def missing_mount(self, path: Path, required: Path | None = None, table: Path = FSTAB) -> Path | None:
+        """The mount point that path needs and where nothing is mounted; None where all is as it should be.
+
+        required: a mount point by the settings. Beside it, those of table above path count (not "/").
+        """
+        wanted = {required} if required is not None else set()
+        try:
+            lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            fields = line.split()
+            if len(fields) >= 2 and not line.lstrip().startswith("#") and fields[1].startswith("/"):
+                wanted.add(Path(fields[1].replace("\\040", " ")))
+        with self.guard("look at", path):
+            here = path.resolve()
+            above = [place for place in wanted if place == required or here.is_relative_to(place)]
+            return next((place for place in sorted(above) if not os.path.ismount(place)), None)
 
     def lock(self, path: Path) -> OpenFile:
         """Hold path exclusively until closed or the process ends; DirectoryRefusedError if another has it."""

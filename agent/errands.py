@@ -13,10 +13,9 @@ from agent.clock import Now
 from agent.disk import Disk
 from agent.errors import StorageError
 from agent.ledger import Ledger
-from agent.ledger_file import CLIPS_NAME
 from agent.ledger_reader import ClipRow
 from agent.mailboxes import Box
-from agent.recovery import delete_clips
+from agent.ring import erase, protect
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +105,10 @@ class Errands:
         if errand.action == "erase":
             if clip.is_protected:
                 return Done(errand.ticket, "protected")
-            delete_clips(self._disk, self._directory / CLIPS_NAME, self._ledger, [clip], now)
-            log.info("clip %s erased by command", clip.id)
+            erased = erase(self._disk, self._directory, self._ledger, [clip], now)
+            log.info("clip %s and %d pictures erased by command", clip.id, erased.pictures)
             return Done(errand.ticket)
-        with self._ledger.transaction(now) as database:
-            database.execute(
-                "update clips set is_protected = ? where id = ?", (int(errand.action == "protect"), clip.id)
-            )
+        protect(self._ledger, [clip.id], now, is_protected=errand.action == "protect")
         log.info("clip %s %s by command", clip.id, "protected" if errand.action == "protect" else "released")
         return Done(errand.ticket)
 

@@ -29,6 +29,7 @@ from agent.ledger_file import (
     LedgerError,
     check_version,
     connect,
+    keep_room,
     make_visible_durable,
     sqlite_errors,
 )
@@ -161,6 +162,20 @@ class Ledger:
     def transaction(self, now: Now) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """For rooms with rows of their own (agent/audit.py): all or nothing, durable on return."""
         return self._transaction(now)
+
+    def settle(self) -> None:
+        """Bring all commits into the database file and empty the WAL, where earlier contents still stand."""
+        with self._reading() as database:
+            make_visible_durable(database)
+
+    def keep_room(self, wanted: int) -> bool:
+        """Free pages of wanted bytes inside the file, for events on a full disk; whether some were added."""
+        with self._reading() as database:
+            try:
+                return keep_room(database, wanted)
+            finally:
+                if database.in_transaction:
+                    database.execute("rollback")
 
     def prove(self, now: Now) -> None:
         """A commit of nothing but the running time: the disk takes and keeps what it is given."""
@@ -375,14 +390,19 @@ class Ledger:
         with self._reading() as database:
             return clips_where(database, "state = ?" if state else "1 = 1", (state,) if state else (), "order by n")
 
-    def oldest_clips(self, limit: int) -> list[ClipRow]:
-        """The oldest clips that may be deleted: neither protected nor lost nor in deletion."""
+    def oldest_clips(self, limit: int, *, delivered_first: bool = False) -> list[ClipRow]:
+        """The oldest clips that may be deleted: neither protected nor lost nor in deletion.
+
+        delivered_first: those whose message the broker has not taken come last.
+        """
+        untold = "(select json_extract(body, '$.id') from outbox where kind = 'clip' and is_pending = 1)"
+        order = f"id in {untold}, n" if delivered_first else "n"
         with self._reading() as database:
             return clips_where(
                 database,
                 "is_protected = 0 and state in ('final', 'damaged')",
                 (),
-                f"order by n limit {int(limit)}",
+                f"order by {order} limit {int(limit)}",
             )
 
     def clip_totals(self) -> ClipTotals:

@@ -111,7 +111,8 @@ TRIGGERS = (
 )
 
 CACHE_KIB = 2048
-WAL_LIMIT_BYTES = 4 << 20
+WAL_LIMIT_BYTES = 6 << 20
+"""More than the 1000 pages after which SQLite starts the file anew: a full disk has room for that much of it."""
 BUSY_MS = 5000
 
 
@@ -181,6 +182,27 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             if path.with_name(path.name + "-wal").exists() or not os.access(path, os.R_OK):
                 raise
             return _opened(uri + "?immutable=1")
+
+
+def keep_room(database: sqlite3.Connection, wanted: int) -> bool:
+    """Have free pages of wanted bytes inside the database file, written and durable; whether some were added.
+
+    Rows then find room when others have filled the disk. A file beside it, released at need, the others would
+    fill first. Pages freed before they were written once are holes, hence the checkpoint in between.
+    """
+    page_bytes = int(database.execute("pragma page_size").fetchone()[0])
+    free = int(database.execute("pragma freelist_count").fetchone()[0]) * page_bytes
+    if free >= wanted // 2:
+        return False
+    # Written as one row, so that a cut leaves it whole or not at all; a whole one is dropped the next time.
+    database.execute("drop table if exists room")
+    database.execute("begin immediate")
+    database.execute("create table room(filler blob)")
+    database.execute("insert into room values(zeroblob(?))", (wanted - free,))
+    database.execute("commit")
+    database.execute("pragma wal_checkpoint(restart)").fetchone()
+    database.execute("drop table room")
+    return True
 
 
 def make_visible_durable(database: sqlite3.Connection) -> None:

@@ -75,6 +75,10 @@ CLIP_COLUMNS = (
 )
 
 
+NOT_ERASED = "(kind <> 'thumb' or blob is not null)"
+"""An erased picture leaves its row behind, so that its number stays explained."""
+
+
 class LedgerReader:
     """Sees what is committed, on a read-only connection of its own; for one thread (the link, a command).
 
@@ -142,20 +146,28 @@ class LedgerReader:
 
     def _newest(self, kind: OutboxKind) -> OutboxRow | None:
         with self._reading() as database:
-            found = outbox.rows(database, "kind = ?", (kind.value,), "order by seq desc limit 1")
+            found = outbox.rows(database, f"kind = ? and {NOT_ERASED}", (kind.value,), "order by seq desc limit 1")
         return found[0] if found else None
 
     def sent(self, from_seq: int, to_seq: int, limit: int) -> list[OutboxRow]:
         """Rows from_seq..to_seq that are still kept, delivered or not, for consumers that lost some."""
         with self._reading() as database:
             return outbox.rows(
-                database, "seq between ? and ?", (from_seq, to_seq), f"order by seq limit {int(limit)}"
+                database,
+                f"seq between ? and ? and {NOT_ERASED}",
+                (from_seq, to_seq),
+                f"order by seq limit {int(limit)}",
             )
 
     def thumb_of(self, event_id: str) -> OutboxRow | None:
         """The newest thumbnail of an event that is still kept."""
         with self._reading() as database:
-            found = outbox.rows(database, "event_id = ? and kind = 'thumb'", (event_id,), "order by seq desc limit 1")
+            found = outbox.rows(
+                database,
+                "event_id = ? and kind = 'thumb' and blob is not null",
+                (event_id,),
+                "order by seq desc limit 1",
+            )
         return found[0] if found else None
 
     def clips(self, limit: int | None = None) -> list[ClipRow]:
@@ -193,7 +205,7 @@ class LedgerReader:
     # -- what commands ask ------------------------------------------------------------------------------------
 
     def clips_page(
-        self, *, before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None, limit: int
+        self, before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None, limit: int
     ) -> list[ClipRow]:
         """Clips that can be had, newest first: older than row before_n, begun within the times given."""
         condition, parameters = _page(before_n, from_wall_ns, to_wall_ns)
@@ -213,7 +225,7 @@ class LedgerReader:
             ]
 
     def events_page(
-        self, *, before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None, limit: int
+        self, before_n: int | None, from_wall_ns: int | None, to_wall_ns: int | None, limit: int
     ) -> list[tuple[int, EventRow]]:
         """Events with their row numbers, as clips_page."""
         condition, parameters = _page(before_n, from_wall_ns, to_wall_ns)
@@ -266,14 +278,16 @@ class LedgerReader:
         after = 0
         while True:
             with self._reading() as database:
-                page = outbox.rows(database, "kind = 'thumb' and seq > ?", (after,), "order by seq limit 100")
+                page = outbox.rows(
+                    database, "kind = 'thumb' and blob is not null and seq > ?", (after,), "order by seq limit 100"
+                )
             if not page:
                 return
             for row in page:
                 after = row.seq
                 body = json.loads(row.body)
                 stamp = outbox.stamp_of(row.blob or b"")
-                if row.blob is None or hash_of(row.blob) != body["sha256"]:
+                if hash_of(row.blob or b"") != body["sha256"]:
                     yield row.seq, "the picture's SHA-256 is not the one announced"
                 elif stamp is None or (stamp["seq"], stamp["event_id"]) != (row.seq, body["event_id"]):
                     yield row.seq, "the picture's stamp names another message"

@@ -17,22 +17,29 @@ from agent.clock import Now
 from agent.disk import DirectoryRefusedError, Disk
 from agent.errors import StorageError
 from agent.ledger import Ledger
-from agent.ledger_file import CLIPS_NAME, ID_NAME, LEDGER_NAME, LedgerDamagedError
+from agent.ledger_file import CLIPS_NAME, ID_NAME, LEDGER_NAME, LedgerDamagedError, LedgerError
 from agent.ledger_reader import ClipRow
 from agent.mp4 import ClipFacts, Scan, clip_facts, scan
 from agent.recorder import FINAL_SUFFIX, PART_SUFFIX, notes_of
+from agent.ring import delete_files
 from agent.ulid import is_ulid, wall_ms_of
 
 _log = logging.getLogger(__name__)
 
 
-def open_ledger(disk: Disk, directory: Path, ledger: Ledger, now: Now) -> None:
+def open_ledger(disk: Disk, directory: Path, ledger: Ledger, now: Now, *, known: str = "") -> None:
     """Open the ledger of directory, or make or rebuild it. Raises StorageError; DirectoryRefusedError for a mix-up.
+
+    known: the directory's uuid where this process has used it before; another one, or none, means another disk.
 
     The id file comes first, so an index never exists without one unless somebody moved files about.
     """
     id_path = directory / ID_NAME
     held = _read_id(disk, id_path)
+    if known and held != known:
+        raise LedgerError(
+            "open", directory, f"it is no longer the directory {known}", hint="is the data disk mounted again?"
+        )
     if held is None and not disk.size(directory / LEDGER_NAME):
         held = str(uuid.uuid4())
         disk.write_whole(id_path, held.encode() + b"\n")
@@ -223,17 +230,3 @@ class Recovery:
 
 def _is_clip(name: str) -> bool:
     return name.endswith((FINAL_SUFFIX, PART_SUFFIX)) and name.count(".") == (1 if name.endswith(FINAL_SUFFIX) else 2)
-
-
-def delete_clips(disk: Disk, clips: Path, ledger: Ledger, rows: list[ClipRow], now: Now) -> None:
-    """Mark the rows, then remove the files, then forget the rows; a cut anywhere is finished at start-up."""
-    ledger.set_clip_states([row.id for row in rows], "deleting", now)
-    delete_files(disk, clips, ledger, rows, now)
-
-
-def delete_files(disk: Disk, clips: Path, ledger: Ledger, rows: list[ClipRow], now: Now) -> None:
-    """The second half of a deletion: the rows are marked already."""
-    for row in rows:
-        disk.remove(clips / row.file)
-    disk.sync_directory(clips)
-    ledger.drop_clips([row.id for row in rows], now)

@@ -45,6 +45,8 @@ def _timezone(name: str) -> str:
     return name
 
 
+OperatorKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[A-Za-z0-9+/]{43}=$")]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$", max_length=300)]
 EvenPixels = Annotated[int, AfterValidator(_even)]
 
 
@@ -183,6 +185,11 @@ class ClipSettings(_Section):
 
     enabled: bool = Field(True, description="Record a clip for each event.")
     directory: Path = Field(Path("/var/lib/camera-agent"), description="Holds the clips and the ledger.")
+    mount_point: Path | None = Field(
+        None,
+        description="Where a data disk must be mounted, or nothing is written; those of /etc/fstab count anyway.",
+        examples=["/mnt/data"],
+    )
     budget_mb: int = Field(8000, ge=8, le=10_000_000, description="All clips together, MB.")
     max_age_days: float = Field(30, gt=0, le=3650, description="Older clips are deleted.")
     min_free_mb: int = Field(500, ge=0, le=1_000_000, description="Keep so much of the disk free.")
@@ -229,12 +236,41 @@ class OutboxSettings(_Section):
         14, ge=0, le=365, description="Delivered rows stay so long, for consumers that lost some."
     )
     replay_mb: int = Field(256, ge=0, le=100_000, description="Delivered thumbnails kept, MB.")
+    reserve_mb: int = Field(
+        8, ge=0, le=1000, description="Room kept free inside the ledger, for events when others fill the disk, MB."
+    )
 
 
 class HealthSettings(_Section):
     """What the node says of itself."""
 
     interval_s: float = Field(30, ge=1, le=3600, description="Health is published this often, and on each change.")
+
+
+class CommandSettings(_Section):
+    """What may be asked of this node over MQTT, and by whom. Only this file decides it, never a message."""
+
+    enabled: bool = Field(True, description="Listen to commands and to config/desired at all.")
+    allow: list[str] = Field(
+        ["*"], max_length=32, description="Commands permitted, as names or patterns: clip.*, live, config/desired."
+    )
+    operator_keys: list[OperatorKey] = Field(
+        [],
+        max_length=16,
+        description="name:KEY, KEY an Ed25519 public key in Base64. With any key, only signed commands are executed.",
+    )
+    upload_hosts: list[Origin] = Field(
+        [],
+        max_length=16,
+        description="Where clip.put may send clips to: https://s3.example.org, http://10.0.0.2:9000.",
+    )
+    live_max_fps: float = Field(5, gt=0, le=30, description="Live: frames per second at most.")
+    live_max_width: int = Field(1280, ge=64, le=4096, description="Live: pixels at most.")
+    live_max_kbps: int = Field(2000, ge=50, le=50_000, description="Live: kbit/s at most.")
+    live_max_ttl_s: float = Field(60, ge=1, le=3600, description="Live: a lease ends after this unless renewed.")
+    confirm_s: float = Field(
+        90, ge=10, le=3600, description="New settings that do not leave the node connected and well by then go back."
+    )
 
 
 class LogSettings(_Section):
@@ -258,6 +294,7 @@ class Settings(BaseSettings):
     mqtt: MqttSettings = MqttSettings()
     outbox: OutboxSettings = OutboxSettings()
     health: HealthSettings = HealthSettings()
+    commands: CommandSettings = CommandSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -22,7 +22,10 @@ class VisionStatus:
 
 @dataclass(frozen=True, slots=True)
 class StorageStatus:
-    """recording: a clip is open. last_durable_ns: boot-clock time of the last fsync or commit that succeeded."""
+    """recording: a clip is open. last_durable_ns: boot-clock time of the last fsync or commit that succeeded.
+
+    clips_untold: deleted before the broker took their message. sync_stalls: syncs of clips that took above 1 s.
+    """
 
     recording: bool = False
     last_durable_ns: int | None = None
@@ -38,6 +41,24 @@ class StorageStatus:
     epoch: str = ""
     head_seq: int = 0
     events_lost: int = 0
+    clips_untold: int = 0
+    slowest_sync_ms: float = 0.0
+    sync_stalls: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandsStatus:
+    """accepted, refused: commands since the start; dropped: not even answered, because too many came at once.
+
+    unlisted: refusals that are counted but not in the audit table, for the same reason.
+    """
+
+    accepted: int = 0
+    refused: int = 0
+    dropped: int = 0
+    unlisted: int = 0
+    live_frames: int = 0
     trouble: str = ""
 
 

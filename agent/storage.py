@@ -20,7 +20,8 @@ from agent.ledger_file import CLIPS_NAME, LOCK_NAME, LedgerError
 from agent.ledger_reader import ClipRow, ClipTotals
 from agent.model import NS_PER_S, Ack, EndReason, Event, Phase
 from agent.recorder import Recorder
-from agent.recovery import Recovery, delete_clips, open_ledger
+from agent.recovery import Recovery, open_ledger
+from agent.ring import choose, delete_clips
 from agent.settings import Settings
 from agent.status import StorageStatus
 
@@ -69,6 +70,7 @@ class Storage:
         self._doorbell = doorbell
         self._link_bell = link_bell
         self._disk = disk if disk is not None else Disk()
+        self._disk.clock = clock.boot_ns
         self._directory = settings.clips.directory
         self._clips = self._directory / CLIPS_NAME
         self._ledger = Ledger(self._disk, self._directory, node=settings.node.id)
@@ -91,6 +93,7 @@ class Storage:
         self._units_seen = 0
         self._durable_ns = 0
         self._tidied_ns = 0
+        self._untold = 0
         self._has_news = True
         self._totals = ClipTotals(0, 0, None)
         self._oldest_owed_ns: int | None = None
@@ -107,8 +110,6 @@ class Storage:
         """
         now = read(self._clock)
         try:
-            self._disk.make_directory(self._clips)
-            self._lock = self._disk.lock(self._directory / LOCK_NAME)
             self._make_ready(now)
         except DirectoryRefusedError:
             self._unlock()
@@ -118,10 +119,22 @@ class Storage:
         self._show(now)
 
     def _make_ready(self, now: Now) -> None:
-        if self._lock is None:
+        bare = self._disk.missing_mount(self._directory, self._settings.clips.mount_point)
+        if bare is not None:
+            raise LedgerError(
+                "use",
+                self._directory,
+                f"nothing is mounted at {bare}",
+                hint="mount the data disk; nothing is written beneath its mount point",
+            )
+        if not self._was_ready:
             self._disk.make_directory(self._clips)
-            self._lock = self._disk.lock(self._directory / LOCK_NAME)
-        open_ledger(self._disk, self._directory, self._ledger, now)
+        # Anew each time: a disk that was pulled and put back is another file system with another lock file.
+        self._unlock()
+        self._lock = self._disk.lock(self._directory / LOCK_NAME)
+        open_ledger(
+            self._disk, self._directory, self._ledger, now, known=self._ledger.uuid if self._was_ready else ""
+        )
         if not self._was_ready:
             ended = self._ledger.end_open_events(EndReason.POWER_LOSS, now)
             if ended:
@@ -359,9 +372,16 @@ class Storage:
                 self._tidied_ns = now.t_ns
                 bounds = self._settings.outbox
                 self._ledger.tidy(replay_s=bounds.replay_days * 86400, replay_bytes=bounds.replay_mb * MB, now=now)
+                self._keep_room()
                 self._wrote(now)
         except StorageError as error:
             self._failed(error, now)
+
+    def _keep_room(self) -> None:
+        """Room for events inside the ledger's file, for when others have filled the disk."""
+        wanted = self._settings.outbox.reserve_mb * MB
+        if wanted and self._disk.free_bytes(self._directory) > 3 * wanted:
+            self._ledger.keep_room(wanted)
 
     def _check_space(self, now: Now) -> None:
         """Delete the oldest clips while the ring is over its budget, its age, or the disk short of space."""
@@ -373,19 +393,22 @@ class Storage:
         )
         old_ns = round(limits.max_age_days * 86400 * NS_PER_S)
         running_ns = self._ledger.running_ns(now)
-        chosen: list[ClipRow] = []
-        for clip in self._ledger.oldest_clips(DELETIONS_PER_STEP):
+
+        def is_old(clip: ClipRow) -> bool:
             # Both clocks must agree: the wall clock may have jumped, the running time misses hours without power.
-            is_old = now.wall_ns - clip.start_wall_ns > old_ns and running_ns - clip.running_ns > old_ns
-            if over_bytes <= 0 and not is_old:
-                break
-            chosen.append(clip)
-            over_bytes -= clip.bytes
+            return now.wall_ns - clip.start_wall_ns > old_ns and running_ns - clip.running_ns > old_ns
+
+        chosen = choose(self._ledger, over_bytes, is_old, DELETIONS_PER_STEP)
         if not chosen:
             return
-        delete_clips(self._disk, self._clips, self._ledger, chosen, now)
+        reason = "deleted for space" if over_bytes > 0 else "deleted for its age"
+        untold = delete_clips(self._disk, self._clips, self._ledger, chosen, now, reason)
         self._free_mb = self._disk.free_bytes(self._directory) // MB
         _log.info("ring: %d clips deleted, the newest of them %s", len(chosen), chosen[-1].id)
+        if untold:
+            self._untold += untold
+            _log.warning("ring: %d of them were deleted before the broker was told of them", untold)
+            self._link_bell.ring()
         if len(chosen) == DELETIONS_PER_STEP:
             self._busy = True
             self._house_ns = None
@@ -432,5 +455,8 @@ class Storage:
             epoch=self._ledger.epoch,
             head_seq=self._ledger.head_seq,
             events_lost=self._board.lost,
+            clips_untold=self._untold,
+            slowest_sync_ms=self._disk.slowest_sync_ns / 1e6,
+            sync_stalls=self._disk.sync_stalls,
             trouble=trouble,
         )

@@ -204,7 +204,7 @@ class Rig:
 
 
 def make_rig(directory: Path, *, disk: Disk | None = None, clock: SimulatedClock | None = None, **clips: Any) -> Rig:
-    outbox = clips.pop("outbox", {})
+    outbox = {"reserve_mb": 0, **clips.pop("outbox", {})}
     settings = load_settings(
         environ={},
         overrides={

@@ -17,10 +17,10 @@ FLOORS: dict[str, int] = {
     for floor, rooms in enumerate(
         (
             "agent model status errors clock ulid settings camera",
-            "handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
-            " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release echo schema discovery access certificates",
-            "motion events recorder ledger ledger_reader outbox recovery verification"
-            " errands answers posting connection delivery reconnect keeper announcer trial",
+            "ladder board handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
+            " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release echo schema discovery access certificates tls",
+            "motion events recorder ledger ledger_reader outbox ring recovery verification"
+            " errands answers posting connection delivery reconnect notices keeper announcer trial",
             "vision storage link health cameras",
             "node cli __main__",
         )
