@@ -65,6 +65,8 @@ def test_a_node_tells_a_dashboard_all_it_promised(tmp_path: Path, broker: Mosqui
         holds_of(dashboard, "state", "state", "stopped", node)
 
     for message in dashboard.messages:
+        if message.topic.startswith("homeassistant/"):
+            continue
         where = split(message.topic, "edgecam")
         assert where is not None
         assert where[:2] == ("ward-12", "door")
