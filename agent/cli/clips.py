@@ -1,8 +1,13 @@
-"""`camera-agent clips`: lists, shows, exports, verifies a node's clips, also while it runs. Reads its directory."""
+"""`camera-agent clips`: lists, shows, exports, verifies, protects and erases a node's clips, also while it runs.
+
+Reads the node's directory. protect, release and erase also write its ledger, as a second short writer: SQLite lets
+one at a time through, and the node copes with rows that change under it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import sys
@@ -15,21 +20,24 @@ from zoneinfo import ZoneInfo
 from tqdm import tqdm
 
 from agent.cli import add_config, load_settings
-from agent.clock import rfc3339
+from agent.clock import Now, SystemClock, read, rfc3339
 from agent.disk import Disk
 from agent.errors import StorageError
-from agent.ledger import ClipRow, LedgerReader
+from agent.ledger import ClipRow, Ledger, LedgerReader
 from agent.ledger_file import CLIPS_NAME, LEDGER_NAME
 from agent.model import NS_PER_S
+from agent.ring import erase, protect
 from agent.verification import verify_clip, verify_index
 
-HELP = "list, show, export or verify the clips of a node"
+HELP = "list, show, export, verify, protect or erase the clips of a node"
 
 MB = 1_000_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="what", metavar="list|show|export|verify", required=True)
+    commands = parser.add_subparsers(
+        dest="what", metavar="list|show|export|verify|protect|release|erase", required=True
+    )
 
     listing = commands.add_parser("list", help="a table of all clips, oldest first")
     _add_place(listing)
@@ -55,6 +63,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--quick", action="store_true", help="decode only the first frame of each clip")
     verify.set_defaults(act=_verify)
 
+    for name, what, act in (
+        ("protect", "keep clips whatever the ring's bounds say", _protect),
+        ("release", "give protected clips back to the ring", _release),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("id", metavar="ID", nargs="+", help="a clip's id or the beginning of it")
+        _add_place(command)
+        command.set_defaults(act=act)
+
+    erase_command = commands.add_parser("erase", help="delete clips and their events' pictures for good")
+    erase_command.add_argument("id", metavar="ID", nargs="+", help="a clip's id or the beginning of it")
+    erase_command.add_argument("--yes", action="store_true", help="do it; without this it only says what it would do")
+    _add_place(erase_command)
+    erase_command.set_defaults(act=_erase)
+
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, metavar="DIR", help="the node's clips.directory")
@@ -66,8 +89,10 @@ class _Place:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.zone: dt.tzinfo | None = None  # the machine's own
+        self.node = ""
         if args.config is not None:
             settings = load_settings(args.config)
+            self.node = settings.node.id
             self.directory: Path = args.directory or settings.clips.directory
             if settings.node.timezone != "UTC":
                 self.zone = ZoneInfo(settings.node.timezone)
@@ -84,6 +109,17 @@ class _Place:
 
     def file(self, clip: ClipRow) -> Path:
         return self.directory / CLIPS_NAME / clip.file
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[tuple[Ledger, Now]]:
+        """The ledger to write to, beside a running node or without one."""
+        now = read(SystemClock())
+        ledger = Ledger(Disk(), self.directory, node=self.node)
+        try:
+            ledger.open(None, now)
+            yield ledger, now
+        finally:
+            ledger.close()
 
     def local(self, wall_ns: int) -> dt.datetime:
         seconds = min(max(wall_ns // NS_PER_S, 0), 253_402_200_000)
@@ -249,6 +285,43 @@ def _verify(place: _Place, args: argparse.Namespace) -> int:
     verdict = "all true" if not violations else f"{violations} violations"
     print(f"{len(checked)} clips, {megabytes:.1f} MB, {place.ledger.head_seq} messages: {verdict}")
     return 1 if violations else 0
+
+
+def _protect(place: _Place, args: argparse.Namespace) -> int:
+    return _set_protected(place, args.id, True)
+
+
+def _release(place: _Place, args: argparse.Namespace) -> int:
+    return _set_protected(place, args.id, False)
+
+
+def _set_protected(place: _Place, beginnings: list[str], is_protected: bool) -> int:
+    chosen = [place.one(beginning) for beginning in beginnings]
+    with place.writing() as (ledger, now):
+        protect(ledger, [clip.id for clip in chosen], now, is_protected=is_protected)
+    for clip in chosen:
+        print(f"clip {clip.id}: {'protected' if is_protected else 'released'}")
+    return 0
+
+
+def _erase(place: _Place, args: argparse.Namespace) -> int:
+    chosen = list({clip.id: clip for clip in map(place.one, args.id)}.values())
+    if not args.yes:
+        for clip in chosen:
+            print(
+                f"would erase clip {clip.id}: {place.local(clip.start_wall_ns):%Y-%m-%d %H:%M:%S}, {clip.bytes} bytes"
+            )
+        print("nothing was erased; say --yes to do it")
+        return 0
+    with place.writing() as (ledger, now):
+        erased = erase(Disk(), place.directory, ledger, chosen, now)
+    for clip in chosen:
+        print(f"clip {clip.id}: erased")
+    print(
+        f"{erased.clips} clips ({erased.bytes / MB:.2f} MB) and {erased.pictures} pictures erased from this node;"
+        " what the broker or other programs were sent is not touched"
+    )
+    return 0
 
 
 def _progress(clips: list[ClipRow], unit: str) -> Iterator[ClipRow]:
