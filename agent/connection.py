@@ -24,11 +24,13 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.certificates import Certificate
 from agent.clock import Clock
 from agent.dial import CONNECT_TIMEOUT_S, Dial
 from agent.errors import LinkError
 from agent.model import NS_PER_S
 from agent.settings import MqttSettings
+from agent.tls import TlsSocket, tls_error
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +135,9 @@ class Connection:
         self.window = WINDOW
         self.max_packet_bytes: int | None = None
         self.can_retain = True
+        self.certificates: tuple[Certificate, ...] = ()
+        """Under TLS, those whose dates matter."""
+        self.tls_warning = ""
         self._max_incoming_bytes = None if is_probe else max_incoming_bytes
         self._settings = settings
         self._clock = clock
@@ -144,7 +149,7 @@ class Connection:
         self._deadline_ns = clock.boot_ns() + round(CONNECT_TIMEOUT_S * NS_PER_S)
         self._progress_ns = clock.boot_ns()
         self._client = self._build_client(client_id, None if is_probe else will, with_user=not is_probe)
-        self._dial: Dial | None = Dial(settings)
+        self._dial: Dial | None = Dial(settings, clock)
 
     def _build_client(self, client_id: str, will: Will | None, *, with_user: bool) -> _Client:
         is_v5 = self.protocol == "5"
@@ -264,6 +269,7 @@ class Connection:
                 self._deadline_ns = self._clock.boot_ns() + round(CONNECT_TIMEOUT_S * NS_PER_S)
             return False
         self._dial = None
+        self.certificates, self.tls_warning = dial.certificates, dial.warning
         self._client.prepared = sock
         self._deadline_ns = self._clock.boot_ns() + round(CONNECT_TIMEOUT_S * NS_PER_S)
         # paho notices a dead peer after twice its keepalive; three quarters make that 1.5 times ours.
@@ -344,10 +350,20 @@ class Connection:
     def _lost(self, code: MQTTErrorCode = MQTTErrorCode.MQTT_ERR_CONN_LOST) -> LinkError:
         if self.failure is not None:
             return self.failure
+        sock = getattr(self._client, "prepared", None)
+        if isinstance(sock, TlsSocket) and sock.refusal is not None:
+            return tls_error(self.where, sock.refusal, self._clock)
         if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
             return LinkError("talk to", self.where, "not understood", hint="is this an MQTT broker?")
         if not self.ready:
             self.closed_silently = self.is_unanswered = True
+            if isinstance(sock, TlsSocket):
+                return LinkError(
+                    "connect",
+                    self.where,
+                    "it closed the connection after the TLS handshake",
+                    hint="does it accept this node's certificate, or want one (mqtt.cert_file)? does it speak MQTT?",
+                )
             return LinkError(
                 "connect",
                 self.where,

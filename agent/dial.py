@@ -9,8 +9,11 @@ import select
 import socket
 import ssl
 
+from agent.certificates import Certificate
+from agent.clock import Clock
 from agent.errors import LinkError
 from agent.settings import MqttSettings
+from agent.tls import TlsIdentity, TlsSocket, tls_error
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -22,10 +25,12 @@ class Dial:
     about 10 s, or as `options timeout:` in resolv.conf says.) Raises LinkError from the constructor and step().
     """
 
-    def __init__(self, settings: MqttSettings) -> None:
+    def __init__(self, settings: MqttSettings, clock: Clock | None = None) -> None:
+        """clock: for the words about a certificate whose dates do not fit."""
         self._settings = settings
+        self._clock = clock
         self.where = f"{settings.host}:{settings.port}"
-        self._context = _tls_context(settings, self.where) if settings.tls else None
+        self._tls = TlsIdentity(settings) if settings.tls else None
         self._sock: socket.socket | None = None
         self._connected = False
         self._failure: OSError = TimeoutError()
@@ -78,31 +83,42 @@ class Dial:
                 self._next_address()
                 return None
             self._connected = True
-            if self._context is not None:
-                self._sock = self._context.wrap_socket(
-                    sock, server_hostname=self._settings.host, do_handshake_on_connect=False
-                )
-        if isinstance(self._sock, ssl.SSLSocket) and not self._handshake(self._sock, wait_s, also):
+            if self._tls is not None:
+                self._sock = self._tls.wrap(sock, self._settings.host)
+        if isinstance(self._sock, TlsSocket) and not self._handshake(self._sock, wait_s, also):
             return None
         ready, self._sock = self._sock, None
         return ready
 
-    def _handshake(self, sock: ssl.SSLSocket, wait_s: float, also: tuple[int, ...]) -> bool:
+    def _handshake(self, sock: TlsSocket, wait_s: float, also: tuple[int, ...]) -> bool:
         for again in (True, False):
             try:
                 sock.do_handshake()
+                assert self._tls is not None
+                self._tls.note_peer(sock)
+                sock.read_verdict(wait_s)
                 return True
             except ssl.SSLWantReadError:
-                to_read: list[ssl.SSLSocket] = [sock]
+                to_read: list[TlsSocket] = [sock]
             except ssl.SSLWantWriteError:
                 to_read = []
             except (OSError, ValueError) as error:  # ValueError: a certificate that cannot be parsed
                 self.close()
-                raise _tls_error(self.where, error) from error
+                raise tls_error(self.where, error, self._clock) from error
             if again:
                 wanted: list[int] = [each.fileno() for each in to_read]
                 select.select([*wanted, *also], [] if wanted else [sock], [], wait_s)
         return False
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Whose dates matter: the CA's, our own, and the broker's once the handshake is done."""
+        return self._tls.certificates if self._tls is not None else ()
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the files of TLS but hinders nothing; empty for nothing."""
+        return self._tls.warning if self._tls is not None else ""
 
     def skip(self) -> bool:
         """Leave an address that does not answer for the next one of the name; False when there is none."""
@@ -130,20 +146,6 @@ class Dial:
                 sock.close()
 
 
-def _tls_context(settings: MqttSettings, where: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise LinkError(
-            "read", f"mqtt.ca_file {settings.ca_file}", error, hint="a PEM file with the CA's certificate"
-        ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python 3.13 is strict about RFC 5280 by default and so refuses most certificates that installers make by
-    # hand (no authority key identifier); a node should reach the same brokers on Debian 12 and 13.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
 def _dns_error(where: str, error: Exception) -> LinkError:
     code = error.errno if isinstance(error, socket.gaierror) else None
     if code == socket.EAI_AGAIN:
@@ -161,35 +163,3 @@ def _tcp_error(where: str, error: OSError) -> LinkError:
         errno.ETIMEDOUT: "is mqtt.host right, is the broker up, does a firewall drop it?",
     }.get(error.errno or 0, "check mqtt.host and mqtt.port")
     return LinkError("connect", where, error, hint=hint)
-
-
-_CERTIFICATE_WORDS = {  # OpenSSL X509_V_ERR_*
-    9: ("the broker's certificate is not valid yet", "is this board's clock right?"),
-    10: ("the broker's certificate has expired", "renew it; if it is not so, this board's clock is wrong"),
-    18: ("the broker's certificate is self-signed", "give it (or its CA) as mqtt.ca_file"),
-    19: ("the broker's certificate comes from an unknown CA", "give that CA's certificate as mqtt.ca_file"),
-    20: ("the broker's certificate comes from an unknown CA", "give that CA's certificate as mqtt.ca_file"),
-    21: ("the broker's certificate comes from an unknown CA", "give that CA's certificate as mqtt.ca_file"),
-    62: ("the broker's certificate is for another host", "mqtt.host must be a name that stands in it"),
-    64: ("the broker's certificate is for another address", "mqtt.host must be a name that stands in it"),
-}
-
-
-def _tls_error(where: str, error: Exception) -> LinkError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        cause, hint = _CERTIFICATE_WORDS.get(
-            error.verify_code, (f"the broker's certificate was not accepted: {error.verify_message}", "")
-        )
-        return LinkError("connect", where, cause, hint=hint)
-    reason = getattr(error, "reason", None) or ""
-    if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-        return LinkError(
-            "connect", where, "the broker does not speak TLS on this port", hint="8883 is usual; or mqtt.tls = false"
-        )
-    if "PROTOCOL" in reason:
-        return LinkError("connect", where, "the broker speaks no TLS 1.2 or newer", hint="update the broker")
-    if isinstance(error, ssl.SSLEOFError | ConnectionError):
-        return LinkError(
-            "connect", where, "it closed the connection in the TLS handshake", hint="is this a TLS port?"
-        )
-    return LinkError("connect", where, error, hint="TLS handshake failed")

@@ -32,6 +32,7 @@ from agent.handoffs import AckBox, SelectableDoorbell, Status, StatusBoard
 from agent.mailboxes import Box, MediaBox, Reply
 from agent.messages import StateMessage, to_bytes
 from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
+from agent.notices import Notices
 from agent.posting import row_packet
 from agent.reconnect import Reconnect
 from agent.settings import MqttSettings, NodeSettings
@@ -112,6 +113,7 @@ class Link:
         self._session = ""
         self._is_born = False
         self._echo = Echo(self._topics.at(ECHO), "", is_needed=False)
+        self._notices = Notices()
         self._next_look_ns = 0
         self._sent: dict[int, _Sent] = {}
         self._states: dict[str, Status | OutboxRow] = {}
@@ -232,6 +234,7 @@ class Link:
     def _begin(self, connection: Connection) -> None:
         """Birth: everything retained is said anew, then the outbox from its oldest row."""
         self._is_born = True
+        self._notices.begin()
         self._reconnect.born(self._clock.boot_ns())
         self._connections += 1
         self._sent.clear()
@@ -252,8 +255,6 @@ class Link:
         if not connection.can_retain:
             self._denied["retained messages"] = "this broker keeps none"
         log.info("connected to %s, MQTT %s, session %s", connection.where, connection.protocol, self._session)
-        if connection.protocol != "5":
-            log.warning("%s speaks MQTT 3.1.1 only: it does not say when it refuses a message", connection.where)
 
     def _end(self, connection: Connection, failure: LinkError) -> None:
         """The connection is over: note why, decide when and how the next one is tried."""
@@ -467,7 +468,10 @@ class Link:
 
     def _update_status(self) -> None:
         connected = self._connection is not None and self._is_born
-        protocol = self._connection.protocol if connected and self._connection else self.status.protocol
+        protocol = self.status.protocol
+        if connected and self._connection is not None:
+            protocol = self._connection.protocol
+            self._notices.look(self._connection, self._clock.wall_ns() / NS_PER_S)
         status = replace(
             self.status,
             connected=connected,
@@ -475,9 +479,7 @@ class Link:
             session=self._session if connected else "",
             reconnects=max(0, self._connections - 1),
             trouble=self._trouble(connected),
-            warning="the broker speaks MQTT 3.1.1 only: it does not say when it refuses a message"
-            if protocol == "3.1.1"
-            else "",
+            warning=self._notices.warning if connected else self.status.warning,
         )
         if status != self.status:
             if connected and status.trouble and status.trouble != self.status.trouble:
@@ -494,5 +496,5 @@ class Link:
             for kind, words in self._delivery.refused.items()
         ]
         parts += [f"{self._topics.at(topic)}: {words}" for topic, words in self._denied.items()]
-        parts += [self._echo.trouble] if self._echo.trouble else []
+        parts += [words for words in (self._echo.trouble, self._notices.trouble) if words]
         return "; ".join(parts)
