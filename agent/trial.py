@@ -20,7 +20,7 @@ MAX_ATTEMPTS = 3
 
 STABLE_S = 20.0
 LIMIT_S = 180.0
-FRAMES_FRESH_S = 5.0
+FRAMES_FRESH_S = 3.0
 """STATUS= comes once a second; frames that did not grow for so long have stopped."""
 
 INTERRUPTED = "interrupted"

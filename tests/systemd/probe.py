@@ -1,7 +1,7 @@
 """What the agent may do and what it may not, tried from inside its own sandbox. Run by tests/systemd/first.sh.
 
-    probe.py sandbox   every CAN must succeed, every CANNOT must fail
-    probe.py control   outside, as root: every CANNOT must succeed, else its refusal would prove nothing
+probe.py sandbox   every CAN must succeed, every CANNOT must fail
+probe.py control   outside, as root: every CANNOT must succeed, else its refusal would prove nothing
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def sqlite_wal() -> None:
 
 
 def read_credential() -> None:
-    assert Path(os.environ["CREDENTIALS_DIRECTORY"], "camera-agent.mqtt-password").read_text().strip() == "probe-secret"
+    assert (
+        Path(os.environ["CREDENTIALS_DIRECTORY"], "camera-agent.mqtt-password").read_text().strip() == "probe-secret"
+    )
 
 
 def numpy_and_opencv() -> None:
@@ -228,7 +230,15 @@ def succeeds(act: Callable[[], None]) -> str:
     """Empty when it did, else why not."""
     try:
         act()
-    except (OSError, AssertionError, RuntimeError, subprocess.CalledProcessError, ImportError, KeyError, sqlite3.Error) as error:
+    except (
+        OSError,
+        AssertionError,
+        RuntimeError,
+        subprocess.CalledProcessError,
+        ImportError,
+        KeyError,
+        sqlite3.Error,
+    ) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -241,7 +251,8 @@ def main() -> int:
             if why := succeeds(act):
                 failed += 1
                 print(f"FAIL control: outside the sandbox it should be possible to {name}: {why}")
-        print(f"{'FAIL' if failed else 'PASS'} probe controls: {len(CANNOT) - failed} of {len(CANNOT)} acts work outside")
+        verdict = "FAIL" if failed else "PASS"
+        print(f"{verdict} probe controls: {len(CANNOT) - failed} of {len(CANNOT)} acts work outside")
         return failed
     for act in CAN:
         if why := succeeds(act):

@@ -1,4 +1,4 @@
-"""spoil.py PACKAGES: from good.package make packages that must be refused; tests/test_release.py has a thousand more."""
+"""spoil.py PACKAGES: makes of good.package some that must be refused (tests/test_release.py has a thousand more)."""
 
 from __future__ import annotations
 
