@@ -12,6 +12,7 @@ from agent.handoffs import Status, StatusBoard, Verdict
 from agent.keeper import CameraState
 from agent.messages import (
     ClockHealth,
+    CommandsHealth,
     HeadHealth,
     HealthMessage,
     LinkHealth,
@@ -21,7 +22,7 @@ from agent.messages import (
 )
 from agent.model import NS_PER_S
 from agent.settings import Settings
-from agent.status import LinkStatus, StorageStatus, VisionStatus
+from agent.status import CommandsStatus, LinkStatus, StorageStatus, VisionStatus
 from agent.topics import HEALTH
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Health:
         vision: VisionStatus,
         storage: StorageStatus,
         link: LinkStatus,
+        commands: CommandsStatus | None = None,
         stuck: str = "",
     ) -> None:
         now_ns = self._clock.boot_ns()
@@ -100,6 +102,7 @@ class Health:
             "vision": vision.trouble,
             "storage": storage.trouble,
             "broker": link.trouble,
+            "commands": commands.trouble if commands is not None else "",
             "clock": self._clock_trouble(now_ns),
             "watchdog": stuck,
         }
@@ -111,11 +114,18 @@ class Health:
             statuses.put_verdict(verdict)
         self.summary = "; ".join(verdict.reasons) or ("recording" if storage.recording else "watching")
         if changed or self._sent_ns is None or now_ns - self._sent_ns >= self._interval_ns:
-            message = self._message(now_ns, vision, storage, link)
+            message = self._message(now_ns, vision, storage, link, commands or CommandsStatus())
             self._sent_ns = now_ns
             statuses.put(HEALTH, Status(to_bytes(message), qos=0))
 
-    def _message(self, now_ns: int, vision: VisionStatus, storage: StorageStatus, link: LinkStatus) -> HealthMessage:
+    def _message(
+        self,
+        now_ns: int,
+        vision: VisionStatus,
+        storage: StorageStatus,
+        link: LinkStatus,
+        commands: CommandsStatus,
+    ) -> HealthMessage:
         elapsed_s = (now_ns - (self._born_ns if self._sent_ns is None else self._sent_ns)) / NS_PER_S
         frames, self._frames = vision.frames - self._frames, vision.frames
         times = os.times()
@@ -162,6 +172,11 @@ class Health:
                 refused=link.refused,
                 reconnects=link.reconnects,
                 warning=link.warning or None,
+            ),
+            commands=CommandsHealth(
+                accepted=commands.accepted,
+                refused=commands.refused + commands.dropped,
+                live_frames=commands.live_frames,
             ),
         )
 

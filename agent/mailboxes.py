@@ -44,7 +44,6 @@ class RawCommand:
     retained: bool = False
     response_topic: str = ""
     correlation: bytes = b""
-    is_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class ChunkFate:
 
 
 class CommandBox:
-    """What the link heard for the dispatcher. refused: what found no place, or was over the limit of the box.
+    """What the link heard for the dispatcher. dropped: what was not even answered.
 
     The newest config/desired replaces one that was not looked at yet. Commands beyond the capacity are handed on
     marked busy, as many again; beyond that they are only counted.
@@ -127,6 +126,10 @@ class Box(Generic[T]):
         self._capacity = capacity
         self._items: deque[T] = deque()
 
+    def wake(self, bell: Bell) -> None:
+        """Ring bell from now on."""
+        self._bell = bell
+
     def put(self, item: T) -> bool:
         with self._lock:
             if len(self._items) >= self._capacity:
@@ -172,6 +175,10 @@ class MediaBox:
         self._fates: list[ChunkFate] = []
         self._live: bytes | None = None
         self.live_replaced = 0
+
+    def wake(self, to_link: Bell) -> None:
+        """Ring to_link from now on when there is something to send."""
+        self._to_link = to_link
 
     @property
     def has_room(self) -> bool:

@@ -275,6 +275,14 @@ class LinkHealth(_Message):
     )
 
 
+class CommandsHealth(_Message):
+    """What was asked of the node since its start."""
+
+    accepted: int | None = Field(None, ge=0, description="Commands executed.", examples=[12])
+    refused: int | None = Field(None, ge=0, description="Commands refused, for whatever reason.", examples=[0])
+    live_frames: int | None = Field(None, ge=0, description="Live pictures made under leases.", examples=[0])
+
+
 class HealthMessage(_Message):
     """`B/health`, retained: each 30 s and on each change of the verdict; null where the board does not tell."""
 
@@ -311,6 +319,7 @@ class HealthMessage(_Message):
     outbox: OutboxHealth = Field(OutboxHealth(), description="Messages owed to the broker.")
     head: HeadHealth = Field(HeadHealth(epoch="", seq=0), description="The newest message of the event stream.")
     clock: ClockHealth = Field(ClockHealth(), description="Whether times can be believed.")
+    commands: CommandsHealth = Field(CommandsHealth(), description="What was asked of the node.")
     link: LinkHealth = Field(LinkHealth(), description="The connection to the broker.")
 
 

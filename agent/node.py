@@ -13,18 +13,22 @@ from agent.announcer import Announcer
 from agent.birth import meta_message
 from agent.camera import Camera
 from agent.clock import Clock
+from agent.commands import Commands, admission_of
+from agent.connection import Incoming
 from agent.errors import StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, Status, StatusBoard
 from agent.health import Health
 from agent.keeper import CameraKeeper, CameraState
 from agent.ledger_reader import LedgerReader
 from agent.link import Link
+from agent.mail import Mail
+from agent.mailboxes import FrameTap
 from agent.messages import to_bytes
 from agent.model import NS_PER_S, EndReason, Event, EventKind, Frame, Moment, Packet, Phase, StreamInfo
 from agent.sdnotify import Notifier, StatusLine
 from agent.settings import Settings
 from agent.storage import Storage
-from agent.topics import META
+from agent.topics import CMD, META
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -38,10 +42,10 @@ RING_HEADROOM = 4.0
 RING_LEAST_BYTES = 32_000_000
 """A camera of others (RTSP) keeps to its own bitrate, not to the setting."""
 
-BEAT_LIMIT_S = {"vision": 10.0, "storage": 60.0, "link": 60.0}
+BEAT_LIMIT_S = {"vision": 10.0, "storage": 60.0, "link": 60.0, "commands": 60.0}
 """A stage whose last step is older is stuck. Storage and link wait for cards and networks: seconds are usual."""
 
-STOP_BUDGET_S = {"vision": 3.0, "storage": 8.0, "link": 5.0}
+STOP_BUDGET_S = {"vision": 3.0, "commands": 3.0, "storage": 8.0, "link": 5.0}
 """Together below the unit's TimeoutStopSec of 20 s."""
 
 LINK_FAREWELL_S = 2.0
@@ -55,17 +59,19 @@ class Stage(Protocol):
 
 
 class RingAndSlot:
-    """The camera's sink: packets into the ring, the newest frame into the slot."""
+    """The camera's sink: packets into the ring, the newest frame into the slot (and the tap of live)."""
 
-    def __init__(self, ring: PacketRing, slot: FrameSlot) -> None:
+    def __init__(self, ring: PacketRing, slot: FrameSlot, tap: FrameTap) -> None:
         self._ring = ring
         self._slot = slot
+        self._tap = tap
 
     def on_packet(self, packet: Packet) -> None:
         self._ring.put(packet)
 
     def on_frame(self, frame: Frame) -> None:
         self._slot.put(frame)
+        self._tap.put(frame)
 
 
 @dataclass(slots=True)
@@ -98,7 +104,8 @@ class Node:
         self.board = EventBoard(doorbell=storage_bell)
         self.acks = AckBox(storage_bell)
         self.statuses = StatusBoard()
-        self.sink = RingAndSlot(self.ring, self.slot)
+        self.mail = Mail.make(storage_bell)
+        self.sink = RingAndSlot(self.ring, self.slot, self.mail.tap)
         self.keeper = CameraKeeper(camera, self.sink, settings.camera.silence_s)
         self.vision = Vision(settings, self.slot, self.board, self.statuses, self.new_id)
         self.announcer = Announcer(settings, self.statuses)
@@ -109,15 +116,54 @@ class Node:
             acks=self.acks,
             statuses=self.statuses,
             clock=clock,
-            listen={self.announcer.listens_to: self.announcer.hear} if self.announcer.listens_to else {},
+            listen=self._listens(),
+            replies=self.mail.replies,
+            media=self.mail.media,
         )
+        self.mail.replies.wake(self.link.bell)
+        self.mail.media.wake(self.link.bell)
         self.storage = Storage(
-            settings, clock, self.ring, self.board, self.acks, doorbell=storage_bell, link_bell=self.link.bell
+            settings,
+            clock,
+            self.ring,
+            self.board,
+            self.acks,
+            doorbell=storage_bell,
+            link_bell=self.link.bell,
+            errands=self.mail.errands,
+        )
+        self.commands = Commands(
+            settings,
+            clock,
+            self.mail,
+            admission_of(settings),
+            post_test=self._post_test,
+            restart=self.restart,
         )
         self.health = Health(settings, clock, Path("/"))
 
     def new_id(self) -> str:
         return new_ulid(self.clock.wall_ns() // 1_000_000)
+
+    def _listens(self) -> dict[str, Callable[[Incoming], None]]:
+        listens: dict[str, Callable[[Incoming], None]] = {}
+        if self.announcer.listens_to:
+            listens[self.announcer.listens_to] = self.announcer.hear
+        if self.settings.commands.enabled:
+            listens[f"{CMD}/+"] = self.mail.hear
+        return listens
+
+    def _post_test(self) -> str:
+        """An event of kind test, as `test-event` asks for; its id."""
+        at = Moment(self.clock.boot_ns(), self.keeper.frames)
+        event = Event(self.new_id(), 1, Phase.END, EventKind.TEST, at, at, at, score=1.0, end=at)
+        self.board.put(event)
+        return event.id
+
+    def restart(self, why: str) -> None:
+        """Ask run() to end in order, so that whoever started the program starts it again; from any thread."""
+        log.info("ending to be started again: %s", why)
+        self._stop.set()
 
     def stop(self) -> None:
         """Ask run() to end; callable from a signal handler."""
@@ -129,6 +175,7 @@ class Node:
         self.storage.open()
         self._spawn("link", self.link, lambda: self.link.close(LINK_FAREWELL_S))
         self._spawn("storage", self.storage, self.storage.close)
+        self._spawn("commands", self.commands, self.commands.close)
         self._spawn("vision", self.vision, lambda: self.vision.close(EndReason.SHUTDOWN))
         self._notifier.send("READY=1")
         try:
@@ -157,6 +204,7 @@ class Node:
             vision=self.vision.status,
             storage=self.storage.status,
             link=self.link.status,
+            commands=self.commands.status,
             stuck=stuck,
         )
         status = StatusLine(self.health.summary, self.keeper.frames, self.link.status.connected)

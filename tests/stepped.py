@@ -74,11 +74,13 @@ class SteppedNode:
                 self._next_tick_ns += NS_PER_S
                 self.node.tick()
                 self.node.link.step(0)
+            self.node.commands.step(0)
             self.node.storage.step(0)
 
     def stop(self) -> None:
         """The same order as Node.run: upstream first."""
         self.node.keeper.stop()
         self.node.vision.close(EndReason.SHUTDOWN)
+        self.node.commands.close()
         self.node.storage.close()
         self.node.link.close(LINK_FAREWELL_S)

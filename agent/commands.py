@@ -1,0 +1,479 @@
+"""The dispatcher: a command is admitted, looked up, written down, executed, answered. Reads the ledger and clips.
+
+A stage with a thread of its own, because it may wait for a slow card or an upload, which must delay neither
+events (link) nor recording (storage) nor the watchdog (main). It writes nothing itself: what has to reach the
+disk is an errand for the storage thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from agent import thumbnail
+from agent.admission import Admission, Command, Refused
+from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip
+from agent.audit import BEGUN, AuditRow
+from agent.clock import Clock, Now, read, rfc3339
+from agent.disk import Disk
+from agent.errands import Action, Done, Errand
+from agent.errors import StorageError
+from agent.jobs import Job, Outcome, Replay, Transfer, failure
+from agent.ledger_file import LEDGER_NAME
+from agent.ledger_reader import LedgerReader
+from agent.live import QUALITY, Live
+from agent.mail import Mail
+from agent.mailboxes import Reply
+from agent.model import NS_PER_S, Frame
+from agent.requests import (
+    ACTING,
+    REPLAY_ROWS,
+    ClipArgs,
+    ClipGetArgs,
+    ErrorBody,
+    ListArgs,
+    LiveArgs,
+    ReplayArgs,
+    Response,
+    SnapshotArgs,
+)
+from agent.settings import Settings
+from agent.signatures import OperatorKeys
+from agent.status import CommandsStatus
+from agent.strict_json import StrictJsonError, parse
+from agent.topics import Topics
+
+log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+
+JOBS = 4
+"""Transfers, replays and uploads at once; more are answered `busy`."""
+
+REMEMBERED = 64
+STORED_ANSWER_BYTES = 4096
+"""A longer answer (a list) is remembered for a while, but not written down: asked again it is asked anew."""
+
+FRAME_PATIENCE_S = 5.0
+LISTED_PER_S = 20.0
+LISTED_BURST = 64.0
+"""Refusals written to the audit table; beyond that a flood is only counted, for the card's sake."""
+
+COUNTERS_NAME = "operator-counters.json"
+
+
+class Commands:
+    """step() from one thread; `status` for anybody. restart(why) asks the program to end and be started again."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        mail: Mail,
+        admission: Admission,
+        *,
+        post_test: Callable[[], str],
+        restart: Callable[[str], None],
+        disk: Disk | None = None,
+    ) -> None:
+        self.status = CommandsStatus()
+        if admission.is_signed and admission.counters is None:
+            self.status = CommandsStatus(trouble=f"{COUNTERS_NAME} cannot be read: no signed command is executed")
+        self.beat_ns = clock.boot_ns()
+        self._node = settings.node
+        self._clock = clock
+        self._mail = mail
+        self._admission = admission
+        self._post_test = post_test
+        self._restart = restart
+        self._directory = settings.clips.directory
+        self._reader = LedgerReader(self._directory)
+        self._archive = Archive(self._reader, disk or Disk(), self._directory)
+        self._live = Live(settings.commands)
+        self._last_ticket = 0
+        self._waiting: dict[int, Callable[[Done], None]] = {}
+        self._jobs: dict[int, tuple[Command, Job]] = {}
+        self._stills: list[tuple[Command, SnapshotArgs, int]] = []
+        self._in_progress: set[tuple[str, str]] = set()
+        self._recent: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._listing = LISTED_BURST
+        self._listed_ns = self.beat_ns
+
+    def step(self, wait_s: float) -> None:
+        """One bounded piece of work of each kind; waits at most wait_s for news. Never raises for bad input."""
+        self._mail.bell.wait(self._bounded(wait_s))
+        now = read(self._clock)
+        for done in self._mail.errands.to_commands.take_all():
+            waiting = self._waiting.pop(done.ticket, None)
+            if waiting is not None:
+                waiting(done)
+        self._take_command(now)
+        self._run_jobs(now)
+        self._show_pictures(now)
+        self.status = replace(self.status, dropped=self._mail.commands.dropped, live_frames=self._live.frames)
+        self.beat_ns = self._clock.boot_ns()
+
+    def close(self) -> None:
+        """Give up what is under way: clients see the node stop and ask again."""
+        self._mail.tap.want(False)
+        for _, job in self._jobs.values():
+            job.close()
+        self._jobs.clear()
+        self._reader.close()
+
+    def _bounded(self, wait_s: float) -> float:
+        now_ns = self._clock.boot_ns()
+        for _, job in self._jobs.values():
+            wait_s = min(wait_s, max(0.0, (job.wake_ns(now_ns) - now_ns) / NS_PER_S))
+        return wait_s
+
+    # -- admission
+
+    def _take_command(self, now: Now) -> None:
+        raw, is_busy = self._mail.commands.take()
+        if raw is None:
+            return
+        self._mail.bell.ring()  # there may be more of them
+        if self._mail.replies.is_full:
+            is_busy = True
+        admitted = self._admission.command(raw, now)
+        if isinstance(admitted, Refused):
+            self._refuse(admitted, now)
+        elif is_busy:
+            self._refuse_known(admitted, ErrorBody(code="busy", detail="too many commands at once; try again"), now)
+        else:
+            self._begin(admitted, now)
+
+    def _refuse(self, refused: Refused, now: Now) -> None:
+        self.status = replace(self.status, refused=self.status.refused + 1)
+        error = refused.error
+        log.info("command %s of %s refused: %s", refused.verb, refused.client or "?", error.code)
+        if refused.reply_topic:
+            answer = Response(id=refused.id, ok=False, error=error)
+            self._send(refused.reply_topic, _json(answer), refused.correlation)
+        earned = LISTED_PER_S * (now.t_ns - self._listed_ns) / NS_PER_S
+        self._listing, self._listed_ns = min(LISTED_BURST, self._listing + earned), now.t_ns
+        row = AuditRow(refused.client, refused.id, refused.verb, error.code, error.detail, is_refusal=True)
+        if self._listing >= 1 and self._mail.errands.to_storage.put(Errand(0, row)):
+            self._listing -= 1
+        else:
+            self.status = replace(self.status, unlisted=self.status.unlisted + 1)
+
+    def _refuse_known(self, command: Command, error: ErrorBody, now: Now) -> None:
+        self._refuse(
+            Refused(error, command.verb, command.id, command.client, command.reply_topic, command.correlation), now
+        )
+
+    def _begin(self, command: Command, now: Now) -> None:
+        name = (command.client, command.id)
+        if name in self._in_progress:
+            return  # its answer is on the way
+        stored = self._recent.get(name)
+        try:
+            stored = stored or self._stored_answer(name)
+        except StorageError as error:
+            if command.verb in ACTING or command.counter:
+                self._refuse_known(command, ErrorBody(code="unavailable", detail=str(error)), now)
+                return
+        if stored is not None:
+            self._send(command.reply_topic, stored, command.correlation)
+            return
+        self.status = replace(self.status, accepted=self.status.accepted + 1)
+        self._in_progress.add(name)
+        if command.verb not in ACTING and not command.counter:
+            self._execute(command)
+            return
+        row = AuditRow(command.client, command.id, command.verb, BEGUN, key=command.key, counter=command.counter)
+        counters = json.dumps(self._admission.counters).encode()
+        file = (COUNTERS_NAME, counters) if command.counter else None
+
+        def go_on(done: Done) -> None:
+            if done.code == "ok":
+                self._execute(command)
+            else:
+                self._finish(command, failure("unavailable", f"it could not be written down: {done.words}"))
+
+        self._ask(command, go_on, row=row, file=file)
+
+    def _stored_answer(self, name: tuple[str, str]) -> bytes | None:
+        try:
+            row = self._reader.command(*name)
+        except StorageError:
+            if not (self._directory / LEDGER_NAME).exists():
+                return None
+            raise
+        if row is None:
+            return None
+        if row.answer is not None:
+            return row.answer.encode()
+        if row.code != BEGUN:
+            return None
+        detail = "it was begun; the node restarted before it was written down whether it was done"
+        return _json(Response(id=name[1], ok=False, error=ErrorBody(code="interrupted", detail=detail)))
+
+    def _ask(
+        self,
+        command: Command,
+        then: Callable[[Done], None],
+        *,
+        row: AuditRow | None = None,
+        file: tuple[str, bytes] | None = None,
+        action: Action = "",
+        clip_id: str = "",
+    ) -> None:
+        """An errand for the storage thread; then(done) is called in a later step."""
+        ticket = self._ticket()
+        self._waiting[ticket] = then
+        if not self._mail.errands.to_storage.put(Errand(ticket, row, file, action, clip_id)):
+            del self._waiting[ticket]
+            self._finish(command, failure("busy", "the disk has too much to do; try again"), is_stored=False)
+
+    def _ticket(self) -> int:
+        self._last_ticket += 1
+        return self._last_ticket
+
+    # -- answers
+
+    def _finish(self, command: Command, outcome: Outcome, *, is_stored: bool = True) -> None:
+        """Write the answer down, then send it; an acting command's answer only when it is durable."""
+        name = (command.client, command.id)
+        answer = _json(Response(id=command.id, ok=outcome.error is None, result=outcome.result, error=outcome.error))
+        code = "ok" if outcome.error is None else outcome.error.code
+        log.info("command %s of %s: %s", command.verb, command.client, code)
+
+        def tell(_: Done) -> None:
+            self._in_progress.discard(name)
+            self._recent[name] = answer
+            while len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
+            self._send(command.reply_topic, answer, command.correlation)
+
+        stored = answer.decode() if len(answer) <= STORED_ANSWER_BYTES else None
+        detail = outcome.error.detail if outcome.error is not None else ""
+        row = AuditRow(
+            command.client,
+            command.id,
+            command.verb,
+            code,
+            detail,
+            key=command.key,
+            counter=command.counter,
+            answer=stored,
+        )
+        ticket = self._ticket() if command.verb in ACTING else 0
+        is_asked = is_stored and self._mail.errands.to_storage.put(Errand(ticket, row))
+        if ticket and is_asked:
+            self._waiting[ticket] = tell
+        else:
+            if not is_asked:
+                self.status = replace(self.status, unlisted=self.status.unlisted + 1)
+            tell(Done(0))
+
+    def _send(self, topic: str, answer: bytes, correlation: bytes) -> None:
+        if not self._mail.replies.put(Reply(topic, answer, correlation)):
+            log.warning("an answer was dropped: too many at once")
+
+    # -- the verbs
+
+    def _execute(self, command: Command) -> None:
+        verbs: dict[str, Callable[[Command], Outcome | None]] = {
+            "ping": self._ping,
+            "events.list": self._list_events,
+            "clips.list": self._list_clips,
+            "clip.get": self._get_clip,
+            "clip.protect": self._pin,
+            "clip.release": self._pin,
+            "clip.erase": self._pin,
+            "snapshot": self._take_still,
+            "live": self._grant_live,
+            "replay": self._replay,
+            "test-event": self._test_event,
+            "restart": self._restart_node,
+        }
+        try:
+            outcome = verbs[command.verb](command)
+        except StorageError as error:
+            outcome = failure("unavailable", str(error))
+        if outcome is not None:
+            self._finish(command, outcome)
+
+    def _ping(self, _: Command) -> Outcome:
+        now = read(self._clock)
+        result = {"time": rfc3339(now.wall_ns), "boot_id": now.boot_id, "clock_synced": now.clock_synced}
+        return Outcome({**result, "t_ns": now.t_ns})
+
+    def _test_event(self, _: Command) -> Outcome:
+        return Outcome({"event_id": self._post_test()})
+
+    def _restart_node(self, command: Command) -> Outcome:
+        self._restart(f"command {command.id} of {command.client}")
+        return Outcome({})
+
+    def _list_events(self, command: Command) -> Outcome:
+        return list_events(self._reader, _args(command, ListArgs))
+
+    def _list_clips(self, command: Command) -> Outcome:
+        return list_clips(self._reader, _args(command, ListArgs))
+
+    def _get_clip(self, command: Command) -> Outcome | None:
+        args = _args(command, ClipGetArgs)
+        ticket = self._ticket()
+        job = clip_transfer(
+            ticket, command.id, self._mail.media, self._archive, args.clip_id, args.offset, args.length
+        )
+        return self._start(ticket, command, job) if not isinstance(job, Outcome) else job
+
+    def _start(self, ticket: int, command: Command, job: Job) -> Outcome | None:
+        if len(self._jobs) >= JOBS:
+            job.close()
+            return failure("busy", f"{JOBS} transfers are under way; try again")
+        self._jobs[ticket] = (command, job)
+        self._mail.bell.ring()
+        return None
+
+    def _pin(self, command: Command) -> None:
+        """Protect, release or erase: the storage thread does it."""
+        clip_id = _args(command, ClipArgs).clip_id
+        actions: dict[str, Action] = {"clip.protect": "protect", "clip.release": "release", "clip.erase": "erase"}
+
+        def tell(done: Done) -> None:
+            if done.code == "ok":
+                self._finish(command, Outcome({"clip_id": clip_id}))
+            elif done.code == "not-found":
+                self._finish(command, no_clip())
+            elif done.code == "protected":
+                self._finish(command, failure("protected", "the clip is protected; release it first"))
+            else:
+                self._finish(command, failure("unavailable", done.words))
+
+        self._ask(command, tell, action=actions[command.verb], clip_id=clip_id)
+
+    def _replay(self, command: Command) -> Outcome | None:
+        args = _args(command, ReplayArgs)
+        if args.to_seq < args.from_seq:
+            return failure("invalid", "should not be below from_seq", "/args/to_seq")
+        ticket = self._ticket()
+        job = Replay(
+            ticket,
+            command.id,
+            command.reply_topic,
+            command.correlation,
+            self._mail.media,
+            self._reader,
+            self._node,
+            (args.from_seq, args.to_seq),
+            thumbs=args.thumbs,
+            limit=REPLAY_ROWS,
+            wall_ns=self._clock.wall_ns,
+        )
+        return self._start(ticket, command, job)
+
+    # -- jobs and pictures
+
+    def _run_jobs(self, now: Now) -> None:
+        for fate in self._mail.media.take_fates():
+            if fate.ticket in self._jobs:
+                self._jobs[fate.ticket][1].fate(fate)
+        for ticket, (command, job) in list(self._jobs.items()):
+            outcome = job.step(now.t_ns)
+            if outcome is not None:
+                del self._jobs[ticket]
+                job.close()
+                self._finish(command, outcome)
+
+    def _take_still(self, command: Command) -> Outcome | None:
+        if len(self._stills) >= JOBS:
+            return failure("busy", "too many stills are waited for; try again")
+        patience_ns = self._clock.boot_ns() + round(FRAME_PATIENCE_S * NS_PER_S)
+        self._stills.append((command, _args(command, SnapshotArgs), patience_ns))
+        self._mail.tap.want(True)
+        return None
+
+    def _grant_live(self, command: Command) -> Outcome:
+        now = read(self._clock)
+        lease = self._live.grant(command.client, _args(command, LiveArgs), now.t_ns)
+        if lease is None:
+            return failure("busy", "too many others watch live")
+        self._mail.tap.want(self._live.is_on(now.t_ns) or bool(self._stills))
+        until = rfc3339(now.wall(lease.until_ns))
+        return Outcome({"topic": "live", "fps": lease.fps, "width": lease.width, "until": until})
+
+    def _show_pictures(self, now: Now) -> None:
+        """The newest frame as live picture and as the stills that wait for one."""
+        if not self._stills and not self._live.is_on(now.t_ns):
+            self._mail.tap.want(False)
+            return
+        frame = self._mail.tap.take()
+        if frame is not None:
+            stills, self._stills = self._stills, []
+            for command, args, _ in stills:
+                self._send_still(command, args, frame, now)
+            width = self._live.width_now(now.t_ns)
+            if width is not None:
+                jpeg = thumbnail.encode(frame, QUALITY, width).jpeg
+                self._mail.media.put_live(jpeg)
+                self._live.sent(len(jpeg), now.t_ns)
+        late = [command for command, _, patience_ns in self._stills if now.t_ns > patience_ns]
+        self._stills = [still for still in self._stills if now.t_ns <= still[2]]
+        for command in late:
+            self._finish(command, failure("unavailable", f"no picture within {FRAME_PATIENCE_S:.0f} s: see health"))
+
+    def _send_still(self, command: Command, args: SnapshotArgs, frame: Frame, now: Now) -> None:
+        picture = thumbnail.encode(frame, max_width=args.width)
+        jpeg = picture.jpeg
+        about: dict[str, object] = {
+            "width": picture.width,
+            "height": picture.height,
+            "time": rfc3339(now.wall(frame.t_ns)),
+            "content_type": "image/jpeg",
+        }
+        ticket = self._ticket()
+        job = Transfer(ticket, command.id, self._mail.media, lambda at, n: jpeg[at : at + n], 0, len(jpeg), about)
+        outcome = self._start(ticket, command, job)
+        if outcome is not None:
+            self._finish(command, outcome)
+
+
+def _args(command: Command, kind: type[A]) -> A:
+    assert isinstance(command.args, kind)
+    return command.args
+
+
+def _json(answer: Response) -> bytes:
+    return answer.model_dump_json(exclude_none=True).encode()
+
+
+def admission_of(settings: Settings, disk: Disk | None = None) -> Admission:
+    """The checks that these settings ask for. ConfigError where they want signatures and cannot have them."""
+    base = Topics(settings.mqtt.root, settings.node.site, settings.node.id).base
+    given = settings.commands
+    keys, counters = None, None
+    if given.operator_keys:
+        keys = OperatorKeys(dict(key.split(":", 1) for key in given.operator_keys))
+        counters = _counters(disk or Disk(), settings.clips.directory / COUNTERS_NAME)
+    admission = Admission(
+        base, f"{settings.node.site}/{settings.node.id}", keys=keys, counters=counters, allow=tuple(given.allow)
+    )
+    if keys is not None and counters is None:
+        admission.counters = None
+    return admission
+
+
+def _counters(disk: Disk, path: Path) -> dict[str, int] | None:
+    """Highest counter by key; None where the file cannot be read: an old signed command could come again."""
+    try:
+        if disk.size(path) is None:
+            return {}
+        found = parse(disk.read(path))
+    except (StorageError, StrictJsonError) as error:
+        log.error("%s: %s; no signed command is executed", path, error)
+        return None
+    if not isinstance(found, dict) or not all(isinstance(count, int) for count in found.values()):
+        log.error("%s: not a table of counters; no signed command is executed", path)
+        return None
+    return {str(name): int(count) for name, count in found.items()}
