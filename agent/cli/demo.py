@@ -41,9 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     directory = _make_directory(args.out)
     settings = _settings(args, directory)
-    load_settings(overrides=settings, environ={})
-    if args.video:
-        _look_at_video(settings)
+    _look_at_camera(settings)
     with LocalBroker(directory) as broker:
         settings["mqtt"] = {"host": "127.0.0.1", "port": broker.port}
         config = directory / "agent.toml"
@@ -159,7 +157,7 @@ def _settings(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     }
 
 
-def _look_at_video(settings: dict[str, Any]) -> None:
+def _look_at_camera(settings: dict[str, Any]) -> None:
     """A node waits for a camera that is absent; a demo of a video that cannot be read says so at once."""
     source = open_source(load_settings(overrides=settings, environ={}), SystemClock())
     try:
