@@ -7,7 +7,7 @@ threads of its own (picamera2) is a camera directly.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agent.errors import CameraError
 from agent.model import Frame, Packet, StreamInfo
@@ -40,6 +40,14 @@ class Camera(Protocol):
 
     def ended(self) -> bool:
         """Whether a recording has come to its end and everything of it was delivered."""
+
+
+@runtime_checkable
+class EasesOff(Protocol):
+    """A camera that can also do less, for a board that is too hot or short of power."""
+
+    def ease(self, frame_rate: float, bitrate: float) -> None:
+        """From the next start() on only these shares of what the settings say, 0..1."""
 
 
 class Source(Protocol):

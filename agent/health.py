@@ -1,4 +1,4 @@
-"""Health: what the node says of itself, made from the stages' own words and the board's. Reads /proc and /sys."""
+"""Health: what the node says of itself, made from the stages' own words and the board's. Touches the clock."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.board import Board
 from agent.clock import Clock, rfc3339
 from agent.handoffs import Status, StatusBoard, Verdict
 from agent.keeper import CameraState
+from agent.ladder import Ease, Ladder
 from agent.messages import (
     ClockHealth,
     CommandsHealth,
@@ -29,42 +31,7 @@ log = logging.getLogger(__name__)
 
 CLOCK_GRACE_S = 600.0
 """A time service needs some minutes after boot; an unsynchronised clock is trouble only after that."""
-
-
-class Board:
-    """What the machine says of itself, read below root ("/" on a node); None where it does not tell."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def hardware(self) -> str | None:
-        text = self._read("proc/device-tree/model") or self._read("sys/class/dmi/id/product_name")
-        return text.strip("\0\n ") or None if text else None
-
-    def temperature_c(self) -> float | None:
-        text = self._read("sys/class/thermal/thermal_zone0/temp")
-        return int(text) / 1000 if text and text.strip().lstrip("-").isdigit() else None
-
-    def memory_free_mb(self) -> float | None:
-        for line in (self._read("proc/meminfo") or "").splitlines():
-            name, _, rest = line.partition(":")
-            if name == "MemAvailable":
-                return int(rest.split()[0]) / 1024
-        return None
-
-    def rss_mb(self) -> float | None:
-        fields = (self._read("proc/self/statm") or "").split()
-        return int(fields[1]) * os.sysconf("SC_PAGESIZE") / 2**20 if len(fields) > 1 else None
-
-    def load_1m(self) -> float | None:
-        fields = (self._read("proc/loadavg") or "").split()
-        return float(fields[0]) if fields else None
-
-    def _read(self, name: str) -> str | None:
-        try:
-            return (self._root / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
+STRAIN_EVERY_NS = 5 * NS_PER_S
 
 
 class Health:
@@ -74,6 +41,8 @@ class Health:
         self._interval_ns = round(settings.health.interval_s * NS_PER_S)
         self._clock = clock
         self._board = Board(root)
+        self._ladder = Ladder()
+        self._strain_ns: int | None = None
         self._born_ns = clock.boot_ns()
         self._sent_ns: int | None = None
         self._verdict = Verdict()
@@ -84,6 +53,11 @@ class Health:
     @property
     def board(self) -> Board:
         return self._board
+
+    @property
+    def ease(self) -> Ease:
+        """What the board's heat and power leave the node to do, for main to pass on."""
+        return self._ladder.ease
 
     def step(
         self,
@@ -97,7 +71,11 @@ class Health:
         stuck: str = "",
     ) -> None:
         now_ns = self._clock.boot_ns()
+        if self._strain_ns is None or now_ns - self._strain_ns >= STRAIN_EVERY_NS:
+            self._strain_ns = now_ns
+            self._ladder.step(self._board.strain(), now_ns)
         troubles = {
+            "board": self._ladder.trouble,
             "camera": camera.trouble,
             "vision": vision.trouble,
             "storage": storage.trouble,
@@ -133,6 +111,7 @@ class Health:
         used_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         wall_ns = self._clock.wall_ns()
         oldest = storage.outbox_oldest_wall_ns
+        throttle = self._board.throttle()
         return HealthMessage(
             time=rfc3339(wall_ns),
             boot_id=self._clock.boot_id,
@@ -152,6 +131,8 @@ class Health:
             memory_mb=_rounded(self._board.rss_mb()),
             memory_free_mb=_rounded(self._board.memory_free_mb()),
             temperature_c=_rounded(self._board.temperature_c()),
+            throttled=None if throttle is None else throttle.in_words(),
+            wifi_dbm=self._board.wifi_dbm(),
             disk_free_mb=storage.free_mb,
             ring=RingHealth(
                 clips=storage.clips,
@@ -165,7 +146,7 @@ class Health:
                 evicted=storage.outbox_evicted,
             ),
             head=HeadHealth(epoch=storage.epoch, seq=storage.head_seq),
-            clock=ClockHealth(synced=self._clock.synced(), source="kernel"),
+            clock=ClockHealth(synced=self._clock.synced(), source=self._board.time_source() or "kernel"),
             link=LinkHealth(
                 protocol=link.protocol or None,
                 delivered=link.delivered,

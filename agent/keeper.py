@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from agent.camera import Camera, CameraSink
+from agent.camera import Camera, CameraSink, EasesOff
 from agent.errors import CameraError, CameraStuck
 from agent.model import NS_PER_S, Frame, Packet, StreamInfo
 
@@ -94,6 +94,15 @@ class CameraKeeper:
             self._retry_s = FIRST_RETRY_S
         return self.state
 
+    def ease(self, frame_rate: float, bitrate: float, now_ns: int) -> None:
+        """Let a camera that can do with less be started anew with these shares; others go on as they are."""
+        if isinstance(self._camera, EasesOff):
+            self._camera.ease(frame_rate, bitrate)
+            if self._is_started:
+                self._camera.stop()
+                self._is_started = False
+                self._start(now_ns)
+
     def stop(self) -> None:
         self._camera.stop()
         self._is_started = False
@@ -109,7 +118,7 @@ class CameraKeeper:
         except CameraError as error:
             if self.state.trouble != str(error):
                 log.error("camera: %s; trying again", error)
-            self.state = replace(self.state, trouble=str(error))
+            self.state = replace(self.state, running=False, trouble=str(error))
             self._back_off(now_ns)
             return
         self._is_started = True

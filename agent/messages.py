@@ -314,6 +314,7 @@ class HealthMessage(_Message):
     throttled: list[str] | None = Field(
         None, description="Raspberry Pi throttle flags in words.", examples=[["under-voltage"]]
     )
+    wifi_dbm: float | None = Field(None, description="Signal of the wireless network, dBm.", examples=[-58.0])
     disk_free_mb: float | None = Field(None, ge=0, description="Of the clips' file system, MB.", examples=[48211.0])
     ring: RingHealth = Field(RingHealth(), description="The clips on the node's disk.")
     outbox: OutboxHealth = Field(OutboxHealth(), description="Messages owed to the broker.")

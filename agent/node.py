@@ -19,6 +19,7 @@ from agent.errors import StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, Status, StatusBoard
 from agent.health import Health
 from agent.keeper import CameraKeeper, CameraState
+from agent.ladder import Ease
 from agent.ledger_reader import LedgerReader
 from agent.link import Link
 from agent.mail import Mail
@@ -97,6 +98,7 @@ class Node:
         self._announced: StreamInfo | None = None
         self._has_announced = False
         self._camera_was_lost = False
+        self._eased = Ease()
 
         storage_bell = Doorbell()
         self.slot = FrameSlot()
@@ -207,8 +209,19 @@ class Node:
             commands=self.commands.status,
             stuck=stuck,
         )
+        self._ease(self.health.ease, now_ns)
         status = StatusLine(self.health.summary, self.keeper.frames, self.link.status.connected)
         self._notifier.send(*(() if stuck else ("WATCHDOG=1",)), f"STATUS={status}")
+
+    def _ease(self, ease: Ease, now_ns: int) -> None:
+        """Pass on what the board's heat and power leave to do, when that has changed."""
+        before, self._eased = self._eased, ease
+        if ease == before:
+            return
+        log.warning("the board: %s", ease.words or "well again, everything as the settings say")
+        self.vision.ease(ease.analysis)
+        if (ease.frame_rate, ease.bitrate) != (before.frame_rate, before.bitrate):
+            self.keeper.ease(ease.frame_rate, ease.bitrate, now_ns)
 
     def _announce(self, info: StreamInfo | None) -> None:
         self._has_announced, self._announced = True, info

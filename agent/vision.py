@@ -78,6 +78,11 @@ class Vision:
         )
         return True
 
+    def ease(self, share: float) -> None:
+        """Analyse only this share of the frames the settings allow, 0..1. Any thread."""
+        limit = self._settings.detection.fps or (self._settings.camera.fps if share < 1 else 0)
+        self._period_ns = round(NS_PER_S / (limit * share)) if limit else 0
+
     def close(self, reason: EndReason) -> None:
         """End what is open: the node stops, or the camera is lost. May be followed by more steps."""
         for event in self._events.close(reason):

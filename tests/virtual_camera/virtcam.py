@@ -58,10 +58,11 @@ class TwoPlaneDmaAllocator(DmaAllocator):
 
 class Pacer:
     """Feeds requests at each camera's frame rate. While stalled is set no frame comes from any camera, as on a Pi
-    after "Camera frontend has timed out!"."""
+    after "Camera frontend has timed out!": until a camera is started anew."""
 
     def __init__(self) -> None:
         self.stalled = False
+        self.ignore_starts = False
         self._period_s: dict[str, float] = {}
         self._waiting: dict[str, collections.deque[Any]] = {}
         self._keep: dict[str, collections.deque[Any]] = {}
@@ -77,6 +78,7 @@ class Pacer:
     def start(self, camera: Any, controls: dict[Any, Any]) -> Any:
         limits = next((value for key, value in controls.items() if key.name == "FrameDurationLimits"), None)
         with self._lock:
+            self.stalled = self.stalled and self.ignore_starts
             self._period_s[camera.id] = limits[0] / 1e6 if limits else 1 / FPS
             self._waiting[camera.id], self._due_s[camera.id] = collections.deque(), time.monotonic()
             self._keep[camera.id] = collections.deque(maxlen=64)
@@ -122,3 +124,19 @@ def install() -> Pacer:
 
     Picamera2._get_raw_modes, picamera2_module.DmaAllocator = raw_modes, TwoPlaneDmaAllocator
     return Pacer()
+
+
+def exact_times(fps: int) -> None:
+    """The encoder stamps packets as a sensor would: exactly one period apart.
+
+    The virtual pipeline stamps when a request was queued, so this machine's scheduling is in its times, and through
+    them in x264's rate control. Only for tests that compare encoded pictures bit by bit.
+    """
+    from picamera2.encoders.encoder import Encoder
+
+    def timestamp(self: Any, request: object) -> int:
+        self.firsttimestamp = self.firsttimestamp or 1_000_000
+        self.number = number = getattr(self, "number", -1) + 1
+        return round(number * 1e6 / fps)
+
+    Encoder._timestamp = timestamp
