@@ -1,4 +1,4 @@
-"""A node without a camera, stepped by the test at a real broker: link, storage and commands; and a client who asks."""
+"""A node without a camera, stepped by a test at a real broker: link, storage, commands; and a client who asks."""
 
 from __future__ import annotations
 

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ValidationError
 
 from agent.backoff import Backoff
 from agent.cli import load_settings
+from agent.cli.repair import Repairs
 from agent.clock import SystemClock
 from agent.connection import UNSUPPORTED_VERSION, Connection, Incoming, Protocol
 from agent.errors import ConfigError, LinkError
-from agent.gaps import Gaps, Seen
+from agent.gaps import Gap, Gaps, Seen
 from agent.handoffs import Doorbell
 from agent.messages import (
     ClipMessage,
@@ -35,7 +36,7 @@ from agent.messages import (
 )
 from agent.outbox import stamp_of
 from agent.settings import MqttSettings
-from agent.topics import CLIP, EVENT, HEALTH, LOSS, META, MOTION, STATE, THUMB, VERSION, split
+from agent.topics import CLIP, EVENT, HEALTH, LOSS, META, MOTION, RSP, STATE, THUMB, VERSION, split
 
 HELP = "show events, pictures and clips as they arrive at a broker"
 FEEDS = (STATE, META, HEALTH, MOTION, EVENT, THUMB, CLIP, LOSS)
@@ -56,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", default="+", help="only this node (default: all)")
     parser.add_argument("--seconds", type=float, metavar="N", help="end after so long (default: at Ctrl-C)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="save each picture there as JPEG")
+    parser.add_argument("--no-repair", action="store_true", help="do not ask nodes for messages that are missing")
     parser.add_argument("--json", action="store_true", help="one JSON object per line, all messages")
 
 
@@ -66,9 +68,11 @@ def run(args: argparse.Namespace) -> int:
             args.save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError("create", args.save, error, hint="--save takes a directory") from error
-    watcher = Watcher(_print, root=settings.root, save=args.save, as_json=args.json)
+    repairs = None if args.no_repair else Repairs(settings.root, f"watch-{secrets.token_hex(6)}")
+    watcher = Watcher(_print, root=settings.root, save=args.save, as_json=args.json, repairs=repairs)
     end_s = None if args.seconds is None else time.monotonic() + args.seconds
     filters = [f"{settings.root}/v{VERSION}/{args.site}/{args.node}/{feed}" for feed in FEEDS]
+    filters += [repairs.topic(args.site, args.node)] if repairs else []
     watch(settings, filters, watcher, is_over=lambda: end_s is not None and time.monotonic() >= end_s)
     return 0
 
@@ -127,6 +131,10 @@ def watch(settings: MqttSettings, filters: list[str], watcher: Watcher, is_over:
                     raise LinkError("subscribe to", topic, words, hint="the broker's access list forbids it")
                 for message in connection.take_messages():
                     watcher.take(message)
+                connection.take_acks()
+                for topic, payload in watcher.questions(time.monotonic()):
+                    if connection.room > 0:
+                        connection.publish(topic, payload)
                 if connection.failure is not None:
                     raise connection.failure
         except LinkError as failure:
@@ -160,8 +168,10 @@ class Watcher:
         save: Path | None = None,
         clips: Path | None = None,
         as_json: bool = False,
+        repairs: Repairs | None = None,
     ) -> None:
         self._out = out
+        self._repairs = repairs
         self._root = root
         self.told: Counter[str] = Counter()
         self._save = save
@@ -183,7 +193,9 @@ class Watcher:
             return
         site, node, feed = where
         key = (site, node)
-        if feed == THUMB:
+        if feed.startswith(f"{RSP}/"):
+            self._answer(key, message)
+        elif feed == THUMB:
             self._thumb(key, message)
         elif feed == MOTION:
             if self._as_json:
@@ -230,6 +242,37 @@ class Watcher:
         if isinstance(value, Envelope) and not message.retained:
             self._count(key, value.epoch, value.seq)
         show(key, value)
+
+    # -- repair
+
+    def questions(self, now_s: float) -> list[tuple[str, bytes]]:
+        """What to ask which node for now: (topic, payload)."""
+        if self._repairs is None:
+            return []
+        found = []
+        for site, node, epoch in self._newest_epochs():
+            missing = self._gaps[(site, node, epoch)].missing
+            for topic, payload in self._repairs.questions((site, node), missing, now_s):
+                args = json.loads(payload)["args"]
+                self._line((site, node), "", f"asking the node for {Gap(args['from_seq'], args['to_seq'])}")
+                found.append((topic, payload))
+        return found
+
+    def _newest_epochs(self) -> list[tuple[str, str, str]]:
+        """Of an earlier epoch a node has nothing any more."""
+        newest = {stream[:2]: stream for stream in self._gaps}
+        return list(newest.values())
+
+    def _answer(self, key: tuple[str, str], message: Incoming) -> None:
+        if self._repairs is None:
+            return
+        repaired = self._repairs.answer(key, message)
+        for each in repaired.messages:
+            self.take(each)
+        for stream in self._newest_epochs():
+            for gap in repaired.gone if stream[:2] == key else ():
+                if self._gaps[stream].explained(gap.first, gap.last):
+                    self._gap(key, stream[2], f"{gap} cannot be had: the node does not keep it any more")
 
     # -- one feed each
 
