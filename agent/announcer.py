@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,24 +15,37 @@ from agent.disk import Disk
 from agent.errors import StorageError
 from agent.handoffs import Status, StatusBoard
 from agent.messages import MetaMessage
-from agent.settings import Settings
+from agent.requests import VERBS
+from agent.settings import CommandSettings, Settings
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "discovery.json"
 
 
+def offered(settings: CommandSettings) -> frozenset[str]:
+    """The commands that a client without a key of its own, as Home Assistant, may give."""
+    if not settings.enabled or settings.operator_keys:
+        return frozenset()
+    return frozenset(verb for verb in VERBS if any(fnmatchcase(verb, pattern) for pattern in settings.allow))
+
+
 class Announcer:
-    """announce() from main, hear() from the link's thread. verbs: commands that this node serves."""
+    """announce() from main, hear() from the link's thread. verbs: commands to offer; None: as the settings permit."""
 
     def __init__(
-        self, settings: Settings, statuses: StatusBoard, *, verbs: Collection[str] = (), disk: Disk | None = None
+        self,
+        settings: Settings,
+        statuses: StatusBoard,
+        *,
+        verbs: Collection[str] | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self._mqtt = settings.mqtt
         self._prefix = settings.mqtt.discovery_prefix if settings.mqtt.discovery else ""
         self._health_s = settings.health.interval_s
         self._statuses = statuses
-        self._verbs = verbs
+        self._verbs = offered(settings.commands) if verbs is None else verbs
         self._disk = disk or Disk()
         self._path: Path = settings.clips.directory / FILE_NAME
         self._remembered: Announced | None = None

@@ -124,15 +124,20 @@ class ClipGetArgs(_Request):
 
 class ClipPutArgs(_Request):
     clip_id: Ulid
-    url: str = Field(min_length=8, max_length=4096, description="Presigned URL for an HTTP PUT.")
+    url: str = Field(
+        min_length=8,
+        max_length=4096,
+        description="Presigned URL for an HTTP PUT.",
+        examples=["https://s3.example.org/clips/a.mp4?X-Amz-Signature=0a1b"],
+    )
     content_type: str = Field(
         "", pattern=r"^[A-Za-z0-9!#$&^_.+/-]{0,100}$", description="Where the URL was signed with one."
     )
 
 
 class ReplayArgs(_Request):
-    from_seq: Seq = Field(description="First number wanted, of the current epoch.")
-    to_seq: Seq = Field(description="Last number wanted.")
+    from_seq: Seq = Field(description="First number wanted, of the current epoch.", examples=[4700])
+    to_seq: Seq = Field(description="Last number wanted.", examples=[4711])
     thumbs: bool = Field(False, description="Pictures too, in Base64.")
 
 
@@ -190,7 +195,9 @@ class PartBody(BaseModel):
 
     topic: str = Field(description="Below B, where it was sent first.", examples=["event"])
     seq: int = Field(ge=1, description="Its number.", examples=[4711])
-    message: dict[str, Any] = Field(description="The JSON message, or the user properties of a picture.")
+    message: dict[str, Any] = Field(
+        description="The JSON message, or the user properties of a picture.", examples=[{}]
+    )
     jpeg: str | None = Field(None, description="A picture, Base64.")
 
 
@@ -198,11 +205,13 @@ class Response(BaseModel):
     """`B/rsp/{client}`: an answer. ok with part: more follows; ok with result: done; else error."""
 
     v: int = Field(VERSION, description="Version of the payload.")
-    id: str = Field(description="Of the command; empty where it could not be read.")
-    ok: bool
+    id: str = Field(
+        description="Of the command; empty where it could not be read.", examples=["01JD9ZV6Q2M4S8T1C3R5W7Y9AB"]
+    )
+    ok: bool = Field(description="Whether it was done.")
     result: dict[str, Any] | None = Field(None, description="As the verb gives it.")
-    part: PartBody | None = None
-    error: ErrorBody | None = None
+    part: PartBody | None = Field(None, description="One of several messages before the result.")
+    error: ErrorBody | None = Field(None, description="Why not.")
 
 
 class ConfigDesired(_Request):
@@ -219,7 +228,7 @@ class ConfigError(BaseModel):
     """One thing wrong with a desired configuration."""
 
     pointer: str = Field(description="JSON pointer into `B/config/desired`.", examples=["/config/mqtt/port"])
-    message: str = Field(description="What would be right.")
+    message: str = Field(description="What would be right.", examples=["should be at most 65535"])
 
 
 class ConfigReported(BaseModel):
@@ -227,9 +236,13 @@ class ConfigReported(BaseModel):
 
     v: int = Field(VERSION, description="Version of the payload.")
     rev: int = Field(ge=0, description="Of the desired configuration this is about; 0: none came yet.", examples=[7])
-    status: Literal["applied", "rejected", "rolled-back", "pending-restart"]
-    errors: list[ConfigError] = []
-    config: dict[str, Any] = Field(description="All settings in force, secrets as ***.")
+    status: Literal["applied", "rejected", "rolled-back", "pending-restart"] = Field(
+        description="rolled-back: it left the node unconnected or unwell, so the settings before are in force."
+    )
+    errors: list[ConfigError] = Field([], description="What is wrong with it.")
+    config: dict[str, Any] = Field(
+        description="All settings in force, secrets as ***.", examples=[{"detection": {"sensitivity": 60}}]
+    )
     hash: Sha256 = Field(description="Of `config`, so that equal nodes are seen at a glance.")
     time: Time = Field(description="When it was said.")
 

@@ -1,18 +1,21 @@
 """The MQTT contract as documents: payload models become JSON Schemas and one AsyncAPI 3 document. Touches nothing.
 
-Fields, units and examples come from the models in agent/messages.py; here stands only which topic carries what.
+Fields, units and examples come from the models in agent/messages.py and agent/requests.py; here stands only which
+topic carries what.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
 from agent import __version__
 from agent.messages import JSON_PAYLOADS, ThumbProperties
+from agent.requests import VERBS, ConfigDesired, ConfigReported, Request, Response
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """AsyncAPI's own schemas are draft 07 with additions; one draft for all documents."""
@@ -32,6 +35,33 @@ class Channel:
     headers: type[BaseModel] | None = None
 
 
+VERB_WORDS = {
+    "ping": "Is it there?",
+    "snapshot": "A picture of now, sent on `xfer`.",
+    "live": "Pictures on `live` for a while, to be renewed; ttl_s 0 ends it.",
+    "events.list": "Events in the ledger, newest first, by pages.",
+    "clips.list": "Clips on the node's disk, newest first, by pages.",
+    "clip.get": "Bytes of a clip, sent on `xfer`.",
+    "clip.put": "The node sends a clip to a presigned URL.",
+    "clip.protect": "The clip is kept whatever the ring needs.",
+    "clip.release": "The clip is one of the ring again.",
+    "clip.erase": "The clip is deleted.",
+    "replay": "Messages of the event stream once more, on the response topic.",
+    "test-event": "An event of kind test, to see the whole way to the screen.",
+    "restart": "The agent ends and systemd starts it again.",
+}
+
+
+def command_model(verb: str) -> type[BaseModel]:
+    """Request with the args that verb takes."""
+    args = VERBS[verb]
+    is_optional = all(not field.is_required() for field in args.model_fields.values())
+    name = "".join(word[:1].upper() + word[1:] for word in verb.replace("-", ".").split(".")) + "Command"
+    about = "As the verb wants them."
+    field: Any = Field(args(), description=about) if is_optional else Field(description=about)
+    return create_model(name, __base__=Request, __doc__=f"`B/cmd/{verb}`", args=(args, field))
+
+
 CHANNELS: tuple[Channel, ...] = (
     Channel("state", "Whether the node works; also the will.", retained=True),
     Channel("meta", "The birth document: what this node is.", retained=True),
@@ -48,6 +78,12 @@ CHANNELS: tuple[Channel, ...] = (
         "The node's self-test under MQTT 3.1.1: the id of the connection, said and heard by the node itself.",
         payload="text",
     ),
+    Channel("live", "Pictures under a lease; they expire after 2 s.", qos=0, payload="jpeg"),
+    *(Channel(f"cmd/{verb}", VERB_WORDS.get(verb, "A command."), to_node=True) for verb in VERBS),
+    Channel("rsp/{client}", "The answer to a command; correlation data of MQTT 5 comes back with it."),
+    Channel("xfer/{request}/{offset}", "Bytes of a clip or still, at most 16 kB each.", payload="bytes"),
+    Channel("config/desired", "Settings that shall differ from the node's own file.", retained=True, to_node=True),
+    Channel("config/reported", "What became of them, and all that is in force.", retained=True),
     Channel(
         "/homeassistant/device/{site}_{node}/config",
         "Home Assistant device discovery, in Home Assistant's own format.",
@@ -64,6 +100,16 @@ CHANNELS: tuple[Channel, ...] = (
 )
 
 
+PAYLOADS: dict[str, type[BaseModel]] = {
+    **JSON_PAYLOADS,
+    **{f"cmd/{verb}": command_model(verb) for verb in VERBS},
+    "rsp/{client}": Response,
+    "config/desired": ConfigDesired,
+    "config/reported": ConfigReported,
+}
+"""Topic below the base, with its parameters in braces -> the JSON that stands there."""
+
+
 def json_schema(model: type[BaseModel], *, to_node: bool = False) -> dict[str, Any]:
     """One model as a JSON Schema of draft 07. What a node sends may gain fields within a version: those schemas
     let unknown fields pass, as consumers should; what it reads is closed."""
@@ -77,7 +123,17 @@ def json_schema(model: type[BaseModel], *, to_node: bool = False) -> dict[str, A
 def json_schemas() -> dict[str, dict[str, Any]]:
     """Topic below the base -> JSON Schema of its payload."""
     closed = {channel.topic for channel in CHANNELS if channel.to_node}
-    return {topic: json_schema(model, to_node=topic in closed) for topic, model in JSON_PAYLOADS.items()}
+    return {topic: json_schema(model, to_node=topic in closed) for topic, model in PAYLOADS.items()}
+
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "root": {"description": "First level, mqtt.root of the settings.", "default": "edgecam"},
+    "site": {"description": "Id of the site, node.site.", "examples": ["ward-12"]},
+    "node": {"description": "Id of the node, node.id.", "examples": ["entrance"]},
+    "client": {"description": "`client` of the command.", "examples": ["dashboard-1"]},
+    "request": {"description": "`id` of the command.", "examples": ["01JD9ZV6Q2M4S8T1C3R5W7Y9AB"]},
+    "offset": {"description": "Of the first byte in the file.", "examples": ["16384"]},
+}
 
 
 def asyncapi() -> dict[str, Any]:
@@ -95,7 +151,7 @@ def asyncapi() -> dict[str, Any]:
             "summary": channel.summary,
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
         }
-        names = [each for each in ("root", "site", "node") if f"{{{each}}}" in str(channels[name]["address"])]
+        names = [each for each in PARAMETERS if f"{{{each}}}" in str(channels[name]["address"])]
         if names:
             channels[name]["parameters"] = {each: {"$ref": f"#/components/parameters/{each}"} for each in names}
         operations[f"{'receive' if channel.to_node else 'send'}{name[:1].upper()}{name[1:]}"] = {
@@ -127,11 +183,7 @@ def asyncapi() -> dict[str, Any]:
         "components": {
             "messages": messages,
             "schemas": schemas,
-            "parameters": {
-                "root": {"description": "First level, mqtt.root of the settings.", "default": "edgecam"},
-                "site": {"description": "Id of the site, node.site.", "examples": ["ward-12"]},
-                "node": {"description": "Id of the node, node.id.", "examples": ["entrance"]},
-            },
+            "parameters": PARAMETERS,
         },
     }
 
@@ -145,7 +197,7 @@ def _message(channel: Channel, schemas: dict[str, Any]) -> dict[str, Any]:
     """The message of a channel; schemas it needs are added to schemas."""
     message: dict[str, Any] = {"name": channel.topic.strip("/"), "summary": channel.summary}
     if channel.payload == "json":
-        model = JSON_PAYLOADS[channel.topic]
+        model = PAYLOADS[channel.topic]
         message["contentType"] = "application/json"
         message["payload"] = _referred(model, schemas, is_open=not channel.to_node)
     elif channel.payload == "text":
@@ -183,5 +235,5 @@ def _as_draft_07(schema: Any, *, is_open: bool) -> Any:
 
 def _name(topic: str) -> str:
     """A topic as an AsyncAPI key: event/last -> eventLast."""
-    words = [word for word in topic.replace("{", "").replace("}", "").replace("_", "/").split("/") if word]
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", topic) if word]
     return words[0] + "".join(word[:1].upper() + word[1:] for word in words[1:])

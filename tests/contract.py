@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonschema import Draft7Validator, FormatChecker
 
-from agent.messages import JSON_PAYLOADS, ThumbProperties
-from agent.schema import CHANNELS, json_schema, json_schemas
+from agent.messages import ThumbProperties
+from agent.schema import CHANNELS, PAYLOADS, json_schema, json_schemas
 from agent.topics import split
 
 
@@ -57,7 +57,7 @@ def _json(topic: str, key: str, payload: bytes) -> list[str]:
     message: Any = json.loads(payload)
     found = [f"{topic}{error.json_path[1:]}: {error.message}" for error in validators()[key].iter_errors(message)]
     # The schema lets unknown fields pass, as consumers should; the node itself sends none.
-    JSON_PAYLOADS[key].model_validate_json(payload, strict=True)
+    PAYLOADS[key].model_validate_json(payload, strict=True)
     return found
 
 

@@ -41,7 +41,7 @@ def meta(given: Settings) -> MetaMessage:
     return meta_message(given, None, "Raspberry Pi 4 Model B")
 
 
-def announced(directory: Path, given: Settings, verbs: tuple[str, ...] = ()) -> dict[str, Any]:
+def announced(directory: Path, given: Settings, verbs: tuple[str, ...] | None = ()) -> dict[str, Any]:
     """Topic -> message (None: cleared) after a start of the node with these settings."""
     board = StatusBoard()
     Announcer(given, board, verbs=verbs).announce(meta(given))
@@ -88,6 +88,17 @@ def test_buttons_and_the_live_picture_are_there_only_when_their_commands_are(tmp
         presses.append(json.loads(text))
     assert presses[0]["id"] != presses[1]["id"], "two presses are two commands"
     assert presses[0]["args"]["ttl_s"] == 60
+
+
+def test_commands_are_offered_only_where_home_assistant_may_give_them(tmp_path: Path) -> None:
+    def buttons(**commands: Any) -> set[str]:
+        message = announced(tmp_path, settings(tmp_path, commands=commands), None)
+        return {name for name, about in templates(message[TOPIC]).items() if "command_topic" in about}
+
+    assert buttons() == {"snapshot", "live", "restart"}
+    assert buttons(allow=["snapshot", "clip.*"]) == {"snapshot"}
+    assert buttons(enabled=False) == set()
+    assert buttons(operator_keys=["desk:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]) == set()
 
 
 def test_a_renamed_node_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from stepped import SteppedNode
 from agent.cameras.fake import FakeSource
 from agent.cameras.scene import Fault, Walker
 from agent.cameras.scenes import BUILT_IN
-from agent.messages import JSON_PAYLOADS
-from agent.schema import CHANNELS, asyncapi, json_schemas
+from agent.schema import CHANNELS, PAYLOADS, asyncapi, json_schemas
 from agent.settings import load_settings
 
 TESTS = Path(__file__).resolve().parent
@@ -45,9 +44,7 @@ def properties(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any
 
 
 def test_every_json_payload_has_a_topic_and_every_topic_its_payload() -> None:
-    assert {c.topic for c in CHANNELS if c.payload == "json"} == set(JSON_PAYLOADS), (
-        "give it a line in agent/schema.py"
-    )
+    assert {c.topic for c in CHANNELS if c.payload == "json"} == set(PAYLOADS), "give it a line in agent/schema.py"
 
 
 def test_every_field_has_a_description_and_an_example() -> None:
@@ -163,7 +160,7 @@ def test_every_message_of_a_scenario_is_as_its_schema_says(name: str, tmp_path: 
         broker.kill()
 
 
-@pytest.mark.parametrize("topic", sorted(JSON_PAYLOADS))
+@pytest.mark.parametrize("topic", sorted(PAYLOADS))
 def test_the_check_of_messages_finds_what_is_wrong(topic: str) -> None:
     for payload in BROKEN_KINDS:
         try:
