@@ -93,7 +93,7 @@ t=$(now); upgrade $P/packages/silent.package; rc=$?
 expect "a version that failed its trial is not tried again" bash -c '! camera-agent-upgrade '$P'/packages/silent.package >/dev/null 2>&1 && ! [ -e /opt/camera-agent/trial.json ]'
 # the agent's own way: it may only drop a package
 t=$(now); runuser -u camera-agent -- sh -c "umask 077; cp $P/packages/next.package /var/lib/camera-agent/incoming/.x && mv /var/lib/camera-agent/incoming/.x /var/lib/camera-agent/incoming/next.package"
-took_over() { [ "$(current)" = 9.0.4 ] && [ ! -e /opt/camera-agent/trial.json ]; }
+took_over() { [ "$(current)" = 9.0.4 ] && [ ! -e /opt/camera-agent/trial.json ] && [ "$(systemctl is-active camera-agent-update)" = inactive ]; }
 holds 90 took_over && pass "a package dropped by the agent is verified and installed by root ($(seconds "$t"))" || { fail "dropped package: current=$(current)"; journalctl -u camera-agent-update --no-pager | tail; }
 # an updater that is killed
 camera-agent-upgrade $P/packages/silent.package --again --older --stable 4 --limit 60 > /rig/out/killed.log 2>&1 &
