@@ -148,6 +148,8 @@ class Admission:
     def desired(self, raw: RawCommand) -> Desired | ErrorBody:
         """A config/desired (retained by its nature; its rev guards against old ones), or why not."""
         try:
+            if not any(fnmatchcase(raw.verb, pattern) for pattern in self._allow):
+                raise _NoError("forbidden", f"commands.allow of this node does not permit {raw.verb}")
             text = _parsed(raw)
             if self._keys is not None:
                 text, _ = self._unwrapped(text)

@@ -269,7 +269,7 @@ class CommandSettings(_Section):
     live_max_kbps: int = Field(2000, ge=50, le=50_000, description="Live: kbit/s at most.")
     live_max_ttl_s: float = Field(60, ge=1, le=3600, description="Live: a lease ends after this unless renewed.")
     confirm_s: float = Field(
-        90, ge=10, le=3600, description="New settings that do not leave the node connected and well by then go back."
+        90, ge=20, le=3600, description="New settings that do not leave the node connected and well by then go back."
     )
 
 
@@ -327,20 +327,58 @@ def load_settings(
     *,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, Any] | None = None,
+    patch: Mapping[str, Any] | None = None,
 ) -> Settings:
     """The settings from path (TOML), the environment and $CREDENTIALS_DIRECTORY; overrides win over all.
 
-    Raises ConfigError with one line that names the setting, its value and what would be right.
+    patch: what config/desired changed (a JSON merge patch on the file). Raises ConfigError with one line that
+    names the setting, its value and what would be right.
     """
-    tree: dict[str, Any] = _read_toml(path) if path is not None else {}
-    _merge(tree, _from_environment(environ))
-    _merge(tree, _from_credentials(environ))
-    _merge(tree, overrides or {})
+    tree = _tree(path, environ, overrides or {}, patch or {})
     try:
         return Settings(**tree)
     except ValidationError as error:
         origin = path if path is not None else "settings"
         raise ConfigError("read", origin, _in_one_line(error), hint="see docs/CONFIG.md") from None
+
+
+def problems_with(
+    patch: Mapping[str, Any], path: Path | None, *, environ: Mapping[str, str] = os.environ
+) -> list[tuple[tuple[int | str, ...], str]]:
+    """What is wrong with the settings once patch is applied: (place, what would be right). ConfigError: the file is."""
+    try:
+        Settings(**_tree(path, environ, {}, patch))
+    except ValidationError as error:
+        found = []
+        for problem in error.errors(include_url=False, include_input=False):
+            words = "there is no such setting" if problem["type"] == "extra_forbidden" else str(problem["msg"])
+            found.append((problem["loc"], words.removeprefix("Value error, ")))
+        return found
+    return []
+
+
+def _tree(
+    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any], patch: Mapping[str, Any]
+) -> dict[str, Any]:
+    tree: dict[str, Any] = _read_toml(path) if path is not None else {}
+    _patch(tree, patch)
+    _merge(tree, _from_environment(environ))
+    _merge(tree, _from_credentials(environ))
+    _merge(tree, overrides)
+    return tree
+
+
+def _patch(tree: dict[str, Any], patch: Mapping[str, Any]) -> None:
+    """RFC 7396: null removes, so that the default is in force; lists are replaced whole."""
+    for key, value in patch.items():
+        if value is None:
+            tree.pop(key, None)
+        elif isinstance(value, Mapping):
+            inner = tree.get(key)
+            tree[key] = dict(inner) if isinstance(inner, dict) else {}
+            _patch(tree[key], value)
+        else:
+            tree[key] = value
 
 
 def redacted(url: str) -> str:

@@ -1,0 +1,140 @@
+"""config/desired in the commands' thread: looked at, written down, tried, confirmed or taken back, reported.
+
+Touches memory only; the file is an errand for the storage thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from agent import configuration
+from agent.admission import Desired
+from agent.clock import Now, rfc3339
+from agent.configuration import STATE_NAME, Patch, Problem, State, Verdict
+from agent.errands import Done
+from agent.handoffs import Status, StatusBoard
+from agent.model import NS_PER_S
+from agent.requests import ConfigError, ConfigReported, ErrorBody
+from agent.settings import Settings, redacted
+from agent.topics import CONFIG_REPORTED
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[tuple[str, bytes], Callable[[Done], None]], bool]
+"""(file name, content), what to do when it is written or not; False when the errand found no room."""
+
+
+class Configuring:
+    """One running program's part in commit-confirm.
+
+    check: what is wrong with a config on top of the node's own file. troubles: parts of the node in trouble now.
+    is_connected: whether the broker accepted us. restart: ask the program to end and be started again.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        settings: Settings,
+        statuses: StatusBoard,
+        *,
+        check: Callable[[dict[str, Any]], list[Problem]],
+        is_connected: Callable[[], bool],
+        troubles: Callable[[], tuple[str, ...]],
+        restart: Callable[[str], None],
+        write: Write,
+    ) -> None:
+        self.state = state
+        self._settings = settings
+        self._statuses = statuses
+        self._check = check
+        self._is_connected = is_connected
+        self._troubles = troubles
+        self._restart = restart
+        self._write = write
+        self._born_ns: int | None = None
+        self._well_ns: int | None = None
+        self._is_writing = False
+        self._is_leaving = False
+
+    def step(self, now: Now) -> None:
+        """Once a step: report at first, and judge a trial."""
+        if self._born_ns is None:
+            self._born_ns = now.t_ns
+            self._report(self.state.verdict, now)
+        if self.state.trial is None or self._is_writing or self._is_leaving:
+            return
+        new_troubles = [part for part in self._troubles() if part not in self.state.troubled]
+        if not self._is_connected() or new_troubles:
+            self._well_ns = None
+        elif self._well_ns is None:
+            self._well_ns = now.t_ns
+        if self._well_ns is not None and now.t_ns - self._well_ns >= configuration.SETTLED_S * NS_PER_S:
+            self._become(configuration.confirmed(self.state), now, "")
+            log.info("settings of revision %d confirmed", self.state.newest.rev)
+        elif now.t_ns - self._born_ns >= self._settings.commands.confirm_s * NS_PER_S:
+            why = "not connected to the broker" if not self._is_connected() else f"trouble: {', '.join(new_troubles)}"
+            words = f"not confirmed within {self._settings.commands.confirm_s:g} s: {why}"
+            self._become(configuration.given_up(self.state, words), now, f"settings taken back: {words}")
+
+    def hear(self, wanted: Desired | ErrorBody, now: Now) -> bool:
+        """A config/desired came; False: it has to wait for a write that is under way."""
+        if self._is_writing or self._is_leaving:
+            return False
+        if isinstance(wanted, ErrorBody):
+            problem = Problem(wanted.pointer, f"{wanted.code}: {wanted.detail}")
+            self._report(Verdict(0, "rejected", (problem,)), now)
+            return True
+        patch = Patch(wanted.rev, dict(wanted.config))
+        before = self.state
+        state, verdict = configuration.desired(before, patch, self._check, self._troubles())
+        if state == before:
+            self._report(verdict, now)
+            return True
+        log.info("settings of revision %d: %s", patch.rev, verdict.status)
+        restarts = verdict.status == "pending-restart"
+        self._become(state, now, f"new settings, revision {patch.rev}" if restarts else "")
+        return True
+
+    def _become(self, state: State, now: Now, restart: str) -> None:
+        """Write state down; then it counts, is reported, and with restart the program ends."""
+
+        def go_on(done: Done) -> None:
+            self._is_writing = False
+            if done.code != "ok":
+                problem = Problem("", f"it could not be written down: {done.words}")
+                self._report(Verdict(state.verdict.rev, "rejected", (problem,)), now)
+                return
+            self.state = state
+            self._report(state.verdict, now)
+            if restart:
+                self._is_leaving = True
+                self._restart(restart)
+
+        self._is_writing = True
+        if not self._write((STATE_NAME, configuration.to_bytes(state)), go_on):
+            self._is_writing = False
+
+    def _report(self, verdict: Verdict, now: Now) -> None:
+        shown = reported_settings(self._settings)
+        text = json.dumps(shown, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        message = ConfigReported(
+            rev=verdict.rev,
+            status=verdict.status,
+            errors=[ConfigError(pointer=each.pointer, message=each.message) for each in verdict.problems],
+            config=shown,
+            hash=hashlib.sha256(text).hexdigest(),
+            time=rfc3339(now.wall_ns),
+        )
+        self._statuses.put(CONFIG_REPORTED, Status(message.model_dump_json().encode()))
+
+
+def reported_settings(settings: Settings) -> dict[str, Any]:
+    """All settings in force as JSON values, without secrets."""
+    shown: dict[str, Any] = settings.model_dump(mode="json")
+    shown["mqtt"]["password"] = "***" if settings.mqtt.password.get_secret_value() else ""
+    shown["camera"]["source"] = redacted(settings.camera.source)
+    return shown
