@@ -17,7 +17,8 @@ from video_fixtures import Recorder, RtspServer, decode_packets, picture, write_
 from agent.camera import CameraSink, Source
 from agent.cameras.fake import FakeSource
 from agent.cameras.paced import PacedCamera
-from agent.cameras.picamera2 import PiOptions
+from agent.cameras.picamera2 import PiCamera, PiOptions
+from agent.cameras.profiles import PretendedBoard
 from agent.cameras.scene import Fault, Scene, Sitter
 from agent.cameras.scenes import BUILT_IN
 from agent.cameras.video import VideoOptions, VideoSource
@@ -138,6 +139,40 @@ def rtsp(tmp_path: Path) -> Iterator[Rig]:
         server.close()
 
 
+class PretendedBoardRig:
+    """A PiCamera on a pretended board that shows the fake camera's scene, on a simulated clock."""
+
+    def __init__(self, profile: str) -> None:
+        self._clock = SimulatedClock()
+        self._board = PretendedBoard(BUILT_IN["office"], profile, self._clock)
+        options = PiOptions("", 320, 240, 30, 160, 160, bitrate_kbps=400, gop_s=0.5)
+        self._camera = PiCamera(options, self._clock, stack=self._board.stack)
+
+    def start(self, sink: CameraSink) -> StreamInfo:
+        return self._camera.start(sink)
+
+    def run(self, recorder: Recorder, frames: int) -> None:
+        for _ in range(frames):
+            self._clock.move(1 / 30)
+            self._board.step()
+            self._board.deliver_packets()
+
+    def stop(self) -> None:
+        self._camera.stop()
+
+
+def like_a_pi4(tmp_path: Path) -> Iterator[Rig]:
+    yield PretendedBoardRig("pi4")
+
+
+def like_a_pi5(tmp_path: Path) -> Iterator[Rig]:
+    yield PretendedBoardRig("pi5")
+
+
+def like_the_virtual_one(tmp_path: Path) -> Iterator[Rig]:
+    yield PretendedBoardRig("virtual")
+
+
 def picamera2_virtual(tmp_path: Path) -> Iterator[Rig]:
     """The real picamera2 on libcamera's virtual camera: in the test root of scripts/test-picamera2 only."""
     if "CAMERA_AGENT_RIG" not in os.environ:
@@ -155,6 +190,9 @@ BACKENDS: list[Callable[[Path], Iterator[Rig]]] = [
     file_masked,
     file_paced,
     rtsp,
+    like_a_pi4,
+    like_a_pi5,
+    like_the_virtual_one,
     picamera2_virtual,
 ]
 
