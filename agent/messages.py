@@ -105,6 +105,13 @@ class EventBody(_Message):
     peak_time: Time = Field(description="The frame of score, boxes and thumbnail.")
     thumb: ThumbRef | None = Field(description="The picture, sent on `thumb`; null where there is none.")
     clip: ClipRef | None = Field(description="The clip being recorded; null where none is.")
+    rate_per_min: int | None = Field(
+        None,
+        ge=1,
+        description="Of an event that gathers a storm of movements (trees in a gale): how many began within its "
+        "busiest minute; null otherwise.",
+        examples=[7],
+    )
 
 
 class ThumbBody(_Message):
@@ -351,6 +358,7 @@ def event_body(
         boxes=[(round(b.x, 4), round(b.y, 4), round(b.w, 4), round(b.h, 4)) for b in event.boxes],
         zones=list(event.zones),
         peak_time=rfc3339(wall(event.peak.t_ns)),
+        rate_per_min=event.rate_per_min,
         thumb=None
         if thumb is None or thumb_sha256 is None
         else ThumbRef(

@@ -166,7 +166,8 @@ class Event:
     """The whole state of one event at one revision; never a change to an earlier one.
 
     start: the first frame that moved (before confirmation); last: the newest frame that moved; end: None
-    while it goes on, then equal to last; peak: the frame of the thumbnail and of score and boxes.
+    while it goes on, then equal to last; peak: the frame of the thumbnail and of score and boxes. rate_per_min: of
+    an event that gathers a storm of movements, how many began within its busiest minute so far; None otherwise.
     """
 
     id: str
@@ -182,6 +183,7 @@ class Event:
     end: Moment | None = None
     end_reason: EndReason | None = None
     thumbnail: Thumbnail | None = field(default=None, repr=False)
+    rate_per_min: int | None = None
 
 
 class OutboxKind(StrEnum):

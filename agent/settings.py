@@ -163,6 +163,19 @@ class DetectionSettings(_Section):
         3, ge=1, le=30, description="So many frames in a row must move before an event starts."
     )
     quiet_s: float = Field(3, ge=0.2, le=300, description="An event ends after so long without motion.")
+    still_s: float = Field(
+        30,
+        ge=0,
+        le=300,
+        description="An event waits so long for somebody who stands still in the picture to move again; 0: not.",
+    )
+    storm_per_min: int = Field(
+        6,
+        ge=0,
+        le=60,
+        description="From so many events a minute on (trees in a gale) all are gathered in one that tells the rate; "
+        "0: never.",
+    )
     max_event_s: float = Field(300, ge=5, le=3600, description="A longer event is cut and goes on as a new one.")
     update_s: float = Field(5, ge=0.5, le=300, description="At most one update per event in this time.")
 
@@ -345,7 +358,7 @@ def load_settings(
 def problems_with(
     patch: Mapping[str, Any], path: Path | None, *, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[tuple[int | str, ...], str]]:
-    """What is wrong with the settings once patch is applied: (place, what would be right). ConfigError: the file is."""
+    """What is wrong with the settings once patch is applied: (place, what would be right)."""
     try:
         Settings(**_tree(path, environ, {}, patch))
     except ValidationError as error:

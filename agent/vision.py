@@ -9,10 +9,12 @@ from dataclasses import replace
 from agent import thumbnail
 from agent.events import Events
 from agent.handoffs import EventBoard, FrameSlot, Status, StatusBoard
-from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Thumbnail
+from agent.model import NS_PER_S, EndReason, Event, Frame, Moment, Motion, Thumbnail
 from agent.motion import Detector
 from agent.settings import Settings
 from agent.status import VisionStatus
+from agent.still import StillThere
+from agent.strip import StripFrames
 from agent.topics import MOTION
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,8 @@ class Vision:
     """One camera's eye. Vision thread only, but for `status`, which anybody may read.
 
     The detector is made for the size of the first frame, and anew when the size changes or the camera was
-    started again (frame numbers begin anew), so that nobody has to tell it.
+    started again (frame numbers begin anew), so that nobody has to tell it. on_strip: is given before, peak and after
+    of each event that has ended, as one picture; costs memory for nine frames.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Vision:
         board: EventBoard,
         statuses: StatusBoard,
         new_id: Callable[[], str],
+        on_strip: Callable[[Event, Thumbnail], None] | None = None,
     ) -> None:
         self.status = VisionStatus()
         self.motion: Motion | None = None
@@ -40,12 +44,16 @@ class Vision:
         self._board = board
         self._statuses = statuses
         self._events = Events(settings.detection, new_id)
+        self._still = StillThere()
+        self._on_strip = on_strip
+        self._strip = StripFrames() if on_strip is not None else None
         self._detector: Detector | None = None
         self._period_ns = round(NS_PER_S / settings.detection.fps) if settings.detection.fps else 0
         self._due_ns = 0
         self._seq = -1
         self._peak: Frame | None = None
         self._thumbnail: Thumbnail | None = None
+        self._start: Moment | None = None
         self._is_on = False
         statuses.put(MOTION, Status(b"OFF"))
 
@@ -58,13 +66,20 @@ class Vision:
         if self._slot.take_interruption():
             self.close(EndReason.CAMERA_LOST)
             self._detector = None
+            self._still.forget()
         if frame is None or not self._is_due(frame):
             return False
         detector = self._detector_for(frame)
-        motion = self.motion = detector.step(frame)
+        motion = self.motion = self._not_merely_uncovered(detector, detector.step(frame))
         self._seq = frame.seq
-        for event in self._events.step(motion):
+        sharpness = 1.0
+        if motion.boxes and self._events.may_be_peak(motion):
+            sharpness = thumbnail.sharpness(frame.y, motion.boxes[0])
+        for event in self._events.step(motion, sharpness, self._is_there(detector, motion)):
             self._tell(event, frame)
+        self._watch(detector, motion)
+        if self._strip is not None:
+            self._strip.see(frame, motion.active, self._events.start)
         if self._events.peak == motion.moment:
             self._keep(frame)
         self._show(self._events.is_open)
@@ -115,6 +130,34 @@ class Vision:
             log.info("learning the background at %dx%d", width, height)
         return detector
 
+    def _not_merely_uncovered(self, detector: Detector, motion: Motion) -> Motion:
+        """The same word, unless all that changed is the place of something that stayed and is gone now."""
+        if not motion.active or self._events.is_open or detector.seen is None:
+            return motion
+        if not self._still.is_uncovered(detector.seen.small, motion.boxes):
+            return motion
+        return replace(motion, active=False, boxes=(), zones=(), since=None)
+
+    def _is_there(self, detector: Detector, motion: Motion) -> bool:
+        """Whether what moved before stands still now."""
+        if motion.active or detector.seen is None or not self._events.asks_for_stillness(motion.t_ns):
+            return False
+        return self._still.is_there(detector.seen.small)
+
+    def _watch(self, detector: Detector, motion: Motion) -> None:
+        """Remember what `_is_there` will compare with."""
+        start = self._events.start
+        if start is None:
+            if self._start is not None and detector.seen is not None:
+                self._still.absorb(detector.seen.small)
+            if detector.seen is not None and not motion.learning:
+                self._still.look_around(motion.t_ns, detector.seen.small)
+        elif motion.active:
+            if start != self._start:
+                self._still.begin(start.t_ns)
+            self._still.see(motion.boxes)
+        self._start = start
+
     def _keep(self, frame: Frame) -> None:
         if self._peak is not frame:
             self._peak, self._thumbnail = frame, None
@@ -135,6 +178,8 @@ class Vision:
             event.last.frame,
         )
         if event.end is not None:
+            if self._strip is not None and self._on_strip is not None and self._peak is not None:
+                self._on_strip(event, thumbnail.strip(self._strip.take(self._peak)))
             self._peak = self._thumbnail = None
 
     def _show(self, is_on: bool) -> None:

@@ -92,24 +92,116 @@ def test_a_shutdown_or_a_lost_camera_ends_the_open_event() -> None:
     assert machine.close(EndReason.SHUTDOWN) == []
 
 
+def sign(frame: int, score: float) -> Motion:
+    """A frame of which the detector is not sure enough for its word."""
+    return Motion(frame, frame * FRAME_NS + 1, score, False)
+
+
+def test_half_a_movement_keeps_an_event_open_but_opens_none_and_does_not_move_its_end() -> None:
+    assert run(events(), [sign(i, 0.4) for i in range(40)]) == []
+    told = run(events(), [motion(5), *(sign(i, 0.4) for i in range(6, 25)), *(sign(i, 0.0) for i in range(25, 45))])
+    assert [event.phase for event in told] == [Phase.START, Phase.END]
+    assert told[-1].end == told[-1].last == motion(5).moment
+    machine = events()
+    assert [event.phase for event in run(machine, [motion(5), *(sign(i, 0.1) for i in range(6, 17))])][1:] == [
+        Phase.END
+    ]
+
+
+def stand(machine: Events, frames: range) -> list[Event]:
+    return [event for i in frames for event in machine.step(sign(i, 0.0), is_there=True)]
+
+
+def test_somebody_who_stands_still_for_a_while_stays_in_one_event() -> None:
+    machine = events(SETTINGS.model_copy(update={"still_s": 10, "max_event_s": 60}))
+    told = [*run(machine, [motion(5)]), *stand(machine, range(6, 90)), *run(machine, [motion(i) for i in (90, 91)])]
+    assert [event.phase for event in told if event.phase is not Phase.UPDATE] == [Phase.START]
+    assert machine.close(EndReason.SHUTDOWN)[0].last.frame == 91
+
+
+def test_what_stays_ends_its_event_at_the_moment_it_stopped() -> None:
+    machine = events(SETTINGS.model_copy(update={"still_s": 10, "max_event_s": 60}))
+    told = [*run(machine, [motion(5)]), *stand(machine, range(6, 300))]
+    assert [(event.phase, event.last.frame) for event in told] == [(Phase.START, 5), (Phase.END, 5)]
+    assert told[-1].end_reason is EndReason.QUIET
+    without = events(SETTINGS.model_copy(update={"still_s": 0}))
+    assert len([*run(without, [motion(5)]), *stand(without, range(6, 20))]) == 2
+
+
+def gusts(first: int, number: int, every: int = 40) -> list[Motion]:
+    """So many short movements, a second long, one every `every` tenths of a second."""
+    return [
+        motion(first + i * every + tick, active=tick < 10, size=0.1 + 0.001 * i)
+        for i in range(number)
+        for tick in range(every)
+    ]
+
+
+STORMY = SETTINGS.model_copy(update={"max_event_s": 120, "storm_per_min": 6})
+
+
+def test_a_storm_of_short_movements_becomes_one_event_that_tells_its_rate() -> None:
+    machine = events(STORMY)
+    told = [*run(machine, gusts(5, 25)), *run(machine, [sign(i, 0.0) for i in range(1005, 1320)])]
+    starts = [event for event in told if event.phase is Phase.START]
+    assert [event.rate_per_min for event in starts] == [None] * 5 + [6]
+    end = told[-1]
+    assert (end.phase, end.id, end.end_reason) == (Phase.END, starts[-1].id, EndReason.QUIET)
+    assert end.rate_per_min == 15
+    assert end.last.frame == 5 + 24 * 40 + 9  # nothing of the storm is left out
+    assert end.peak.frame >= 5 + 24 * 40  # nor its best picture
+
+
+def test_after_a_storm_events_are_single_again() -> None:
+    machine = events(STORMY)
+    run(machine, [*gusts(5, 25), *(sign(i, 0.0) for i in range(1005, 2000))])
+    told = run(machine, [motion(2000), *(sign(i, 0.0) for i in range(2001, 2020))])
+    assert [(event.phase, event.rate_per_min) for event in told] == [(Phase.START, None), (Phase.END, None)]
+
+
+def test_a_long_storm_is_cut_at_the_longest_length_and_goes_on_as_a_storm() -> None:
+    told = run(events(STORMY), gusts(5, 80))
+    starts = [event.rate_per_min for event in told if event.phase is Phase.START]
+    assert len(starts) < 12
+    assert all(starts[5:])
+
+
+def test_storms_are_not_gathered_where_that_was_not_asked_for() -> None:
+    told = run(events(STORMY.model_copy(update={"storm_per_min": 0})), gusts(5, 25))
+    assert len([event for event in told if event.phase is Phase.START]) == 25
+
+
+def test_a_sharp_picture_beats_a_blurred_one_that_is_a_little_larger() -> None:
+    machine = events()
+    machine.step(motion(1, size=0.3), 0.8)
+    assert machine.may_be_peak(motion(2, size=0.35))
+    machine.step(motion(2, size=0.35), 0.1)
+    assert machine.peak == motion(1).moment
+    assert not machine.may_be_peak(motion(3, size=0.2))  # then nobody need measure
+
+
 MOTIONS = st.lists(
     st.tuples(
-        st.integers(1, 40), st.booleans(), st.floats(0.01, 1), st.sampled_from([(), ("a",), ("b",), ("a", "b")])
+        st.integers(1, 40),
+        st.booleans(),
+        st.floats(0.01, 1),
+        st.sampled_from([(), ("a",), ("b",), ("a", "b")]),
+        st.booleans(),
     ),
     max_size=60,
 )
 
 
-@given(MOTIONS, st.sampled_from(list(EndReason)))
+@given(MOTIONS, st.sampled_from(list(EndReason)), st.sampled_from([0, 1, 3]))
 @settings(deadline=None)
 def test_any_sequence_of_motions_gives_well_formed_events(
-    steps: list[tuple[int, bool, float, tuple[str, ...]]], reason: EndReason
+    steps: list[tuple[int, bool, float, tuple[str, ...], bool]], reason: EndReason, storm_per_min: int
 ) -> None:
-    machine, frame, motions = events(), 0, []
-    for gap, active, size, zones in steps:
+    machine, frame, told = events(SETTINGS.model_copy(update={"storm_per_min": storm_per_min})), 0, []
+    for gap, active, size, zones, is_there in steps:
         frame += gap
-        motions.append(motion(frame, active=active, size=size, zones=zones))
-    told = run(machine, motions) + machine.close(reason)
+        told += machine.step(motion(frame, active=active, size=size, zones=zones), size, is_there)
+    told += machine.close(reason)
     by_id: dict[str, list[Event]] = {}
     for event in told:
         by_id.setdefault(event.id, []).append(event)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.model import Frame, Moment
-from agent.thumbnail import encode
+from agent.model import Box, Frame, Moment
+from agent.thumbnail import encode, sharpness, strip
 
 
 def frame(y: int, u: int, v: int, width: int = 64, height: int = 48) -> Frame:
@@ -50,3 +50,23 @@ def test_left_is_left_and_up_is_up() -> None:
     assert picture[10, 10] > 180
     assert picture[10, 50] < 80
     assert picture[40, 10] < 80
+
+
+def test_a_strip_is_its_pictures_side_by_side() -> None:
+    picture = strip([frame(16, 128, 128), frame(235, 128, 128), frame(16, 128, 128)])
+    assert (picture.width, picture.height) == (3 * 64 + 2 * 4, 48)
+    with pytest.raises(ValueError, match="at least one frame"):
+        strip([])
+
+
+def test_sharpness_falls_with_every_blur_and_is_measured_within_the_box_only() -> None:
+    import cv2
+
+    checks = np.kron(np.indices((12, 16)).sum(0) % 2, np.ones((10, 10))).astype(np.uint8) * 120 + 60
+    box = Box(0.0, 0.0, 0.5, 1.0)
+    blurred = [sharpness(np.asarray(cv2.blur(checks, (1 + 6 * i, 1 + 6 * i)), np.uint8), box) for i in range(4)]
+    assert blurred == sorted(blurred, reverse=True)
+    assert blurred[0] > 1.3 * blurred[-1]
+    checks[:, 80:] = 60
+    assert sharpness(checks, Box(0.55, 0.0, 0.4, 1.0)) == 0.0
+    assert sharpness(checks, Box(0.0, 0.0, 0.01, 0.01)) == 0.5  # too small to tell

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agent.handoffs import EventBoard, FrameSlot, StatusBoard
-from agent.model import NS_PER_S, EndReason, Event, Frame, Phase
+from agent.model import NS_PER_S, EndReason, Event, Frame, Phase, Thumbnail
 from agent.settings import Settings, load_settings
 from agent.topics import MOTION
 from agent.vision import Vision
@@ -152,3 +152,65 @@ def test_the_status_says_what_was_done() -> None:
     assert status.last_frame_ns == T0_NS + 24 * NS_PER_S // FPS
     assert not status.learning
     assert bench.vision.step(0) is False
+
+
+def entering(stop: float) -> tuple[float, ...]:
+    """Somebody walks in from the left and stops at stop of the picture's width."""
+    return tuple(-0.1 + 0.04 * i for i in range(round((stop + 0.1) / 0.04) + 1))
+
+
+def test_who_stops_and_walks_on_is_one_event() -> None:
+    bench = Bench()
+    here = entering(0.5)
+    bench.see(*CALM, *here, *(here[-1],) * 120, *(here[-1] + 0.04 * i for i in range(20)), *CALM)
+    assert [event.phase for event in bench.told if event.phase is not Phase.UPDATE] == [Phase.START, Phase.END]
+    assert bench.told[-1].end_reason is EndReason.QUIET
+
+
+def test_who_stops_makes_two_events_where_standing_still_is_not_waited_for() -> None:
+    bench = Bench(settings(still_s=0))
+    here = entering(0.5)
+    bench.see(*CALM, *here, *(here[-1],) * 120, *(here[-1] + 0.04 * i for i in range(20)), *CALM)
+    assert len([event for event in bench.told if event.phase is Phase.START]) == 2
+
+
+def test_what_stays_ends_its_event_where_it_stopped_and_is_absorbed() -> None:
+    bench = Bench(settings(still_s=5))
+    here = entering(0.5)
+    bench.see(*CALM, *here, *(here[-1],) * 300)
+    end = bench.told[-1]
+    assert (end.phase, end.end_reason) == (Phase.END, EndReason.QUIET)
+    assert end.last.frame <= 25 + len(here) + 5
+    told = len(bench.told)
+    # It is gone at once: the place where it was is no second event.
+    bench.see(*CALM, *CALM, *CALM)
+    assert len(bench.told) == told
+
+
+def test_who_walks_out_ends_the_event_after_the_quiet_time() -> None:
+    bench = Bench()
+    bench.see(*CALM, *CROSSING, *CALM)
+    end_frame = bench.told[-1].last.frame
+    assert bench.told[-1].phase is Phase.END
+    assert end_frame <= 25 + len(CROSSING)
+
+
+def test_the_strip_shows_the_place_before_and_after_and_the_thing_between() -> None:
+    import cv2
+
+    strips: list[tuple[Event, Thumbnail]] = []
+    bench = Bench()
+    bench.vision = Vision(
+        settings(), bench.slot, bench.board, bench.statuses, lambda: "E", lambda *told: strips.append(told)
+    )
+    bench.see(*CALM, *CROSSING, *CALM)
+    ((event, strip),) = strips
+    assert event.phase is Phase.END
+    assert strip.moment == event.peak
+    picture = cv2.imdecode(np.frombuffer(strip.jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    assert picture.shape == (120, 3 * 160 + 2 * 4)
+    darkest = [int(picture[10:110, left + 4 : left + 156].min()) for left in (0, 164, 328)]
+    assert darkest[0] > 100
+    assert darkest[1] < 80
+    assert darkest[2] > 100

@@ -19,7 +19,7 @@ from agent.cli import add_config, load_settings
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import ConfigError, StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, StatusBoard
-from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo
+from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo, Thumbnail
 from agent.node import packet_ring
 from agent.settings import Settings, redacted
 from agent.storage import Storage
@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line: events, then a summary")
     parser.add_argument("--frames", action="store_true", help="with --json: also one line per analysed frame")
-    parser.add_argument("--clips", type=Path, metavar="DIR", help="record the events' clips and thumbnails into DIR")
+    parser.add_argument(
+        "--clips", type=Path, metavar="DIR", help="record the events' clips, pictures and strips into DIR"
+    )
     parser.add_argument("--sensitivity", type=int, metavar="0-100", help="instead of the settings' own")
 
 
@@ -98,7 +100,8 @@ class Replay:
         self._board = _Board(self._ended)
         self._shelf = _Shelf(settings, clips, self._board) if clips is not None else None
         self._ids = 0
-        self._vision = Vision(settings, self._slot, self._board, StatusBoard(), self._new_id)
+        on_strip = self._shelf.keep_strip if self._shelf is not None else None
+        self._vision = Vision(settings, self._slot, self._board, StatusBoard(), self._new_id, on_strip)
         self._on_event = on_event
         self._on_frame = on_frame
         self._events = 0
@@ -223,9 +226,15 @@ class _Shelf:
         if event.thumbnail is None:
             return
         self._thumbnails += 1
-        path = self._directory / f"event-{self._thumbnails:04}-frame-{event.peak.frame}.jpg"
+        self._write(self._directory / f"event-{self._thumbnails:04}-frame-{event.peak.frame}.jpg", event.thumbnail)
+
+    def keep_strip(self, event: Event, strip: Thumbnail) -> None:
+        """Before, peak and after of an event, told before the event itself is."""
+        self._write(self._directory / f"event-{self._thumbnails + 1:04}-strip.jpg", strip)
+
+    def _write(self, path: Path, picture: Thumbnail) -> None:
         try:
-            path.write_bytes(event.thumbnail.jpeg)
+            path.write_bytes(picture.jpeg)
         except OSError as error:
             raise StorageError("write", path, error) from error
 
@@ -268,7 +277,7 @@ class _Table:
         length_s = line["end_s"] - line["start_s"]
         tqdm.write(
             f"{_clock(line['start_s']):>9} {_clock(line['end_s']):>9} {length_s:>6.1f} s {line['score']:>5.2f} "
-            f"{line['peak_frame']:>10}  {', '.join(line['zones'])}".rstrip()
+            f"{line['peak_frame']:>10}  {', '.join(line['zones'])}{_storm(event)}".rstrip()
         )
 
     def frame(self, motion: Motion) -> None:
@@ -298,6 +307,10 @@ def event_line(event: Event, t0_ns: int) -> dict[str, Any]:
         "zones": list(event.zones),
         "kind": event.kind.value,
     }
+
+
+def _storm(event: Event) -> str:
+    return f"  storm: {event.rate_per_min} movements a minute" if event.rate_per_min else ""
 
 
 def _clock(seconds: float) -> str:
