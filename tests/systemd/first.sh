@@ -104,7 +104,7 @@ expect_within 20 "an updater that is killed leaves nothing on trial" settled
 expect_within 30 "and the old version runs" well
 
 # --- nothing lost over all of this
-sleep 2; kill -INT $watcher; wait $watcher
+sleep 2; kill -TERM $watcher; wait $watcher
 python3 $P/tests/gaps.py /rig/out/watch.jsonl || FAILS=$((FAILS + 1))
 clips_verify > /rig/out/clips 2>&1; expect "camera-agent clips verify: $(tail -1 /rig/out/clips)" grep -q . /rig/out/clips
 clips_verify >/dev/null 2>&1 || fail "clips verify: $(tail -3 /rig/out/clips)"
