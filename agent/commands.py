@@ -12,7 +12,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from agent import thumbnail
@@ -20,6 +19,7 @@ from agent.admission import Admission, Command, Refused
 from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip
 from agent.audit import BEGUN, AuditRow
 from agent.clock import Clock, Now, read, rfc3339
+from agent.desired import Configuring
 from agent.disk import Disk
 from agent.errands import Action, Done, Errand
 from agent.errors import StorageError
@@ -28,8 +28,9 @@ from agent.ledger_file import LEDGER_NAME
 from agent.ledger_reader import LedgerReader
 from agent.live import QUALITY, Live
 from agent.mail import Mail
-from agent.mailboxes import Reply
+from agent.mailboxes import RawCommand, Reply
 from agent.model import NS_PER_S, Frame
+from agent.operators import COUNTERS_NAME
 from agent.requests import (
     ACTING,
     REPLAY_ROWS,
@@ -43,10 +44,7 @@ from agent.requests import (
     SnapshotArgs,
 )
 from agent.settings import Settings
-from agent.signatures import OperatorKeys
 from agent.status import CommandsStatus
-from agent.strict_json import StrictJsonError, parse
-from agent.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +61,6 @@ FRAME_PATIENCE_S = 5.0
 LISTED_PER_S = 20.0
 LISTED_BURST = 64.0
 """Refusals written to the audit table; beyond that a flood is only counted, for the card's sake."""
-
-COUNTERS_NAME = "operator-counters.json"
 
 
 class Commands:
@@ -101,6 +97,8 @@ class Commands:
         self._stills: list[tuple[Command, SnapshotArgs, int]] = []
         self._in_progress: set[tuple[str, str]] = set()
         self._recent: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self.configuring: Configuring | None = None
+        self._desired: RawCommand | None = None
         self._listing = LISTED_BURST
         self._listed_ns = self.beat_ns
 
@@ -115,6 +113,7 @@ class Commands:
         self._take_command(now)
         self._run_jobs(now)
         self._show_pictures(now)
+        self._configure(now)
         self.status = replace(self.status, dropped=self._mail.commands.dropped, live_frames=self._live.frames)
         self.beat_ns = self._clock.boot_ns()
 
@@ -131,6 +130,32 @@ class Commands:
         for _, job in self._jobs.values():
             wait_s = min(wait_s, max(0.0, (job.wake_ns(now_ns) - now_ns) / NS_PER_S))
         return wait_s
+
+    # -- configuration
+
+    def _configure(self, now: Now) -> None:
+        """What config/desired says, and the trial that may be under way."""
+        if self.configuring is None:
+            return
+        raw = self._mail.commands.take_desired() or self._desired
+        self._desired = None
+        if raw is not None and raw.size:  # an empty one was cleared
+            wanted = self._admission.desired(raw)
+            if not self.configuring.hear(wanted, now):
+                self._desired = raw
+            elif isinstance(wanted, ErrorBody):
+                self._refuse(Refused(wanted, raw.verb), now)
+        self.configuring.step(now)
+
+    def write(self, file: tuple[str, bytes], then: Callable[[Done], None]) -> bool:
+        """A file of the node's directory, written by the storage thread; then(done) in a later step."""
+        ticket = self._ticket()
+        self._waiting[ticket] = then
+        row = AuditRow("", "", "config/desired", "written", is_refusal=True)
+        if self._mail.errands.to_storage.put(Errand(ticket, row, file)):
+            return True
+        del self._waiting[ticket]
+        return False
 
     # -- admission
 
@@ -446,34 +471,3 @@ def _args(command: Command, kind: type[A]) -> A:
 
 def _json(answer: Response) -> bytes:
     return answer.model_dump_json(exclude_none=True).encode()
-
-
-def admission_of(settings: Settings, disk: Disk | None = None) -> Admission:
-    """The checks that these settings ask for. ConfigError where they want signatures and cannot have them."""
-    base = Topics(settings.mqtt.root, settings.node.site, settings.node.id).base
-    given = settings.commands
-    keys, counters = None, None
-    if given.operator_keys:
-        keys = OperatorKeys(dict(key.split(":", 1) for key in given.operator_keys))
-        counters = _counters(disk or Disk(), settings.clips.directory / COUNTERS_NAME)
-    admission = Admission(
-        base, f"{settings.node.site}/{settings.node.id}", keys=keys, counters=counters, allow=tuple(given.allow)
-    )
-    if keys is not None and counters is None:
-        admission.counters = None
-    return admission
-
-
-def _counters(disk: Disk, path: Path) -> dict[str, int] | None:
-    """Highest counter by key; None where the file cannot be read: an old signed command could come again."""
-    try:
-        if disk.size(path) is None:
-            return {}
-        found = parse(disk.read(path))
-    except (StorageError, StrictJsonError) as error:
-        log.error("%s: %s; no signed command is executed", path, error)
-        return None
-    if not isinstance(found, dict) or not all(isinstance(count, int) for count in found.values()):
-        log.error("%s: not a table of counters; no signed command is executed", path)
-        return None
-    return {str(name): int(count) for name, count in found.items()}

@@ -7,14 +7,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.announcer import Announcer
 from agent.birth import meta_message
 from agent.camera import Camera
 from agent.clock import Clock
-from agent.commands import Commands, admission_of
+from agent.commands import Commands
+from agent.configuration import Problem, State
 from agent.connection import Incoming
+from agent.desired import Configuring
 from agent.errors import StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, PacketRing, Status, StatusBoard
 from agent.health import Health
@@ -26,10 +28,11 @@ from agent.mail import Mail
 from agent.mailboxes import FrameTap
 from agent.messages import to_bytes
 from agent.model import NS_PER_S, EndReason, Event, EventKind, Frame, Moment, Packet, Phase, StreamInfo
+from agent.operators import admission_of
 from agent.sdnotify import Notifier, StatusLine
 from agent.settings import Settings
 from agent.storage import Storage
-from agent.topics import CMD, META
+from agent.topics import CMD, CONFIG_DESIRED, META
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -75,6 +78,14 @@ class RingAndSlot:
         self._tap.put(frame)
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What came over MQTT at the start, and what is wrong with a config on top of the node's own file."""
+
+    state: State
+    check: Callable[[dict[str, Any]], list[Problem]]
+
+
 @dataclass(slots=True)
 class _Worker:
     """One stage's thread and its signs of life. beat_ns: boot clock at the end of its last step."""
@@ -89,7 +100,15 @@ class _Worker:
 class Node:
     """All rooms of one node, wired. run() is the program; tests step the rooms themselves instead."""
 
-    def __init__(self, settings: Settings, clock: Clock, camera: Camera, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        camera: Camera,
+        notifier: Notifier | None = None,
+        configuration: Configuration | None = None,
+    ) -> None:
+        """configuration: None where settings cannot be changed by messages."""
         self.settings = settings
         self.clock = clock
         self._notifier = notifier or Notifier()
@@ -142,6 +161,17 @@ class Node:
             post_test=self._post_test,
             restart=self.restart,
         )
+        if configuration is not None:
+            self.commands.configuring = Configuring(
+                configuration.state,
+                settings,
+                self.statuses,
+                check=configuration.check,
+                is_connected=lambda: self.link.status.connected,
+                troubles=self._troubled_parts,
+                restart=self.restart,
+                write=self.commands.write,
+            )
         self.health = Health(settings, clock, Path("/"))
 
     def new_id(self) -> str:
@@ -153,7 +183,11 @@ class Node:
             listens[self.announcer.listens_to] = self.announcer.hear
         if self.settings.commands.enabled:
             listens[f"{CMD}/+"] = self.mail.hear
+            listens[CONFIG_DESIRED] = self.mail.hear_desired
         return listens
+
+    def _troubled_parts(self) -> tuple[str, ...]:
+        return tuple(reason.split(":")[0] for reason in self.statuses.verdict().reasons)
 
     def _post_test(self) -> str:
         """An event of kind test, as `test-event` asks for; its id."""

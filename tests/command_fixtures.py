@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.clock import read, rfc3339
-from agent.commands import Commands, admission_of
+from agent.commands import Commands
 from agent.disk import Disk
 from agent.handoffs import AckBox, Doorbell, EventBoard, PacketRing, StatusBoard
 from agent.ledger import Ledger
@@ -22,6 +22,7 @@ from agent.ledger_reader import ClipRow, LedgerReader
 from agent.link import Link
 from agent.mail import Mail
 from agent.model import NS_PER_S, Event, EventKind, Moment, Phase
+from agent.operators import admission_of
 from agent.requests import Response
 from agent.settings import Settings, load_settings
 from agent.storage import Storage
