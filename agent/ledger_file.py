@@ -111,8 +111,10 @@ TRIGGERS = (
 )
 
 CACHE_KIB = 2048
-WAL_LIMIT_BYTES = 6 << 20
-"""More than the 1000 pages after which SQLite starts the file anew: a full disk has room for that much of it."""
+WAL_PAGES = 500
+"""The WAL is copied into the database after so many pages, and then written from its beginning again."""
+WAL_LIMIT_BYTES = 4 << 20
+"""More than WAL_PAGES: on a full disk the WAL needs no room that it does not have already."""
 BUSY_MS = 5000
 
 
@@ -160,6 +162,7 @@ def connect(path: Path) -> sqlite3.Connection:
             database.execute("pragma synchronous = full")
             database.execute("pragma foreign_keys = on")
             database.execute(f"pragma cache_size = -{CACHE_KIB}")
+            database.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
             # The WAL file is cut back after a checkpoint, so that one large burst does not keep its size for ever.
             database.execute(f"pragma journal_size_limit = {WAL_LIMIT_BYTES}")
         except sqlite3.Error:
@@ -198,7 +201,7 @@ def keep_room(database: sqlite3.Connection, wanted: int) -> bool:
     database.execute("drop table if exists room")
     database.execute("begin immediate")
     database.execute("create table room(filler blob)")
-    database.execute("insert into room values(zeroblob(?))", (wanted - free,))
+    database.execute("insert into room values(zeroblob(?))", (max(wanted - free, WAL_LIMIT_BYTES),))
     database.execute("commit")
     database.execute("pragma wal_checkpoint(restart)").fetchone()
     database.execute("drop table room")

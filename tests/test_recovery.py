@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mutants
 import pytest
 from faulty_disk import Image, Leaves, RecordingDisk
 from storage_fixtures import Rig, event, make_rig
@@ -165,7 +166,14 @@ class _NoDirectorySync(RecordingDisk):
         """Forgets to sync names."""
 
 
-@pytest.mark.parametrize("broken", [_NoDataSync, _NoDirectorySync])
+class _RowBeforeFile(RecordingDisk):
+    def sync(self, file: OpenFile) -> None:
+        """The closing fsync is left out: the clip's row comes before its last fragment is durable."""
+        if file.path.suffix != ".part":
+            super().sync(file)
+
+
+@pytest.mark.parametrize("broken", [_NoDataSync, _NoDirectorySync, _RowBeforeFile])
 def test_a_disk_door_that_forgets_to_sync_is_caught(broken: Callable[[Path], RecordingDisk], tmp_path: Path) -> None:
     """The check of the check: without these syncs the same cuts do break the ledger."""
     caught = []
@@ -177,6 +185,20 @@ def test_a_disk_door_that_forgets_to_sync_is_caught(broken: Callable[[Path], Rec
             caught += violations(directory)
         except DirectoryRefusedError as error:
             caught.append(str(error))
+    assert caught
+
+
+def test_a_recovery_that_adopts_nothing_is_caught(life: list[Image], tmp_path: Path) -> None:
+    caught = []
+    for image in life:
+        directory = tmp_path / str(image.number)
+        image.restore(directory, Leaves.ALL)
+        with mutants.applied("no-adoption"):
+            come_back(directory)
+        caught += violations(directory) + broken_promises(directory, image, tmp_path / "scratch")
+        if caught:
+            break
+        shutil.rmtree(directory)
     assert caught
 
 
