@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.board import Board, Throttle
+from agent.cli.check import board_finding
 from agent.ladder import Strain
 
 
@@ -143,3 +144,26 @@ def test_nonsense_in_the_files_is_no_answer_but_no_error_either(
         answer()
     board.memory_free_mb()
     board.hardware()
+
+
+@pytest.mark.parametrize(
+    ("word", "temperature", "passed", "words", "hint"),
+    [
+        ("0", "56478", True, "56 degrees C, not throttled", ""),
+        ("50005", "56478", False, "under-voltage, throttled", "power supply"),
+        ("e0008", "81200", False, "81 degrees C, temperature limit", "cooling"),
+    ],
+)
+def test_check_tells_an_installer_of_heat_and_power(
+    tmp_path: Path, word: str, temperature: str, passed: bool, words: str, hint: str
+) -> None:
+    files = {
+        "sys/devices/platform/soc/soc:firmware/get_throttled": word,
+        "sys/class/thermal/thermal_zone0/temp": temperature,
+    }
+    finding = board_finding(machine(tmp_path, PI4 | files))
+    assert finding.passed is passed
+    assert words in finding.words
+    assert "Raspberry Pi 4 Model B Rev 1.4, serial 10000000a1b2c3d4" in finding.words
+    assert "256 MB of it contiguous (CMA), Wi-Fi -58 dBm" in finding.words
+    assert hint in finding.hint

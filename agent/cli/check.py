@@ -1,4 +1,4 @@
-"""`camera-agent check`: the installer's tool: tries settings, clock, disk, camera and broker, says pass or fail."""
+"""`camera-agent check`: the installer's tool: tries all a node needs, says pass or fail and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from agent.board import Board
 from agent.cameras.open import open_camera
 from agent.cli import add_config, load_settings
 from agent.clock import SystemClock
@@ -20,7 +22,7 @@ from agent.model import NS_PER_S, Frame, Packet
 from agent.settings import Settings
 from agent.topics import Topics
 
-HELP = "try settings, clock, disk, camera and broker; say pass or fail and what to do"
+HELP = "try settings, board, clock, disk, camera and broker; say pass or fail and what to do"
 
 FRAMES_WANTED = 10
 CAMERA_LIMIT_S = 20.0
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(args.config)
     checks: dict[str, Callable[[Settings], Finding]] = {
         "settings": check_settings,
+        "board": check_board,
         "clock": check_clock,
         "disk": check_disk,
         "camera": check_camera,
@@ -74,6 +77,28 @@ def check_settings(settings: Settings) -> Finding:
     return Finding(
         True, f"node {settings.node.id} of site {settings.node.site}, camera {settings.camera.backend}{zones}"
     )
+
+
+def check_board(_: Settings) -> Finding:
+    """What the machine is, and whether it is hot or short of power just now."""
+    return board_finding(Board(Path("/")))
+
+
+def board_finding(board: Board) -> Finding:
+    throttle, temperature, strain = board.throttle(), board.temperature_c(), board.strain()
+    parts = [
+        board.hardware() or "unknown machine",
+        *([f"serial {serial}"] if (serial := board.serial()) else []),
+        *([f"{temperature:.0f} degrees C"] if temperature is not None else []),
+        *([", ".join(throttle.in_words()) or "not throttled"] if throttle is not None else []),
+        *([f"{free_mb:,.0f} MB of memory free"] if (free_mb := board.memory_free_mb()) is not None else []),
+        *([f"{cma_mb:,.0f} MB of it contiguous (CMA)"] if (cma_mb := board.contiguous_free_mb()) is not None else []),
+        *([f"Wi-Fi {wifi_dbm:.0f} dBm"] if (wifi_dbm := board.wifi_dbm()) is not None else []),
+    ]
+    hint = (
+        "a stronger power supply and cable" if strain.under_voltage else "better cooling, or fewer and smaller frames"
+    )
+    return Finding(not strain.is_hard, ", ".join(parts), hint)
 
 
 def check_clock(_: Settings) -> Finding:
