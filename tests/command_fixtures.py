@@ -44,8 +44,16 @@ def settings(directory: Path, port: int, **more: dict[str, Any]) -> Settings:
 class Bench:
     """The rooms that answer commands, in one thread. restarts: why the program was asked to start again."""
 
-    def __init__(self, directory: Path, port: int, *, disk: Disk | None = None, **more: dict[str, Any]) -> None:
-        self.settings = settings(directory, port, **more)
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        *,
+        disk: Disk | None = None,
+        given: Settings | None = None,
+        **more: dict[str, Any],
+    ) -> None:
+        self.settings = given or settings(directory, port, **more)
         self.directory = directory
         self.clock = MovableClock()
         self.disk = disk or Disk()
