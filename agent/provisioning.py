@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agent.access import mosquitto_acl, watcher_lines
 from agent.errors import AgentError, ConfigError
 from agent.settings import Slug, ZoneSettings, load_settings
 
@@ -209,28 +210,14 @@ def meta_data(fleet: Fleet, node: NodePart, seed: Mapping[str, bytes]) -> str:
 
 def acl(fleet: Fleet) -> str:
     """A node's user name is site/node, from its certificate; what it may do follows from the name."""
-    base = f"{fleet.broker.root}/v1"
-    lines = [
-        "# Made by camera-agent provision. %u is site/node: the common name of the node's certificate.",
-        f"pattern write {base}/%u/#",
-        f"pattern read {base}/%u/cmd/#",
-        f"pattern read {base}/%u/config/desired",
-        f"pattern read {base}/%u/echo/#",
-        "pattern read homeassistant/status",
-        "",
-    ]
-    for node in fleet.nodes:
-        device = f"{fleet.site.id}_{node.id}"
-        lines += [f"user {fleet.site.id}/{node.id}", f"topic write homeassistant/device/{device}/config", ""]
-    for consumer in fleet.consumers:
-        lines += [f"user {consumer.id}", f"topic read {base}/{fleet.site.id}/#", "topic read homeassistant/#"]
-        if consumer.commands:
-            lines += [
-                f"topic write {base}/{fleet.site.id}/+/cmd/#",
-                f"topic write {base}/{fleet.site.id}/+/config/desired",
-            ]
-        lines.append("")
-    return "\n".join(lines)
+    root, site = fleet.broker.root, fleet.site.id
+    return mosquitto_acl(
+        [(site, node.id) for node in fleet.nodes],
+        root=root,
+        watchers=[
+            watcher_lines(consumer.id, root, site=site, may_command=consumer.commands) for consumer in fleet.consumers
+        ],
+    )
 
 
 def mosquitto_conf(fleet: Fleet, directory: str) -> str:
