@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,12 @@ RING_LEAST_BYTES = 32_000_000
 
 BEAT_LIMIT_S = {"vision": 10.0, "storage": 60.0, "link": 60.0, "commands": 60.0}
 """A stage whose last step is older is stuck. Storage and link wait for cards and networks: seconds are usual."""
+
+FRAME_LIMIT_S = 30.0
+"""The camera keeper restarts a silent camera well before this; after it, the keeper itself has failed."""
+
+DURABLE_LIMIT_S = 180.0
+"""The storage writes at least once a minute, and a card may stall."""
 
 STOP_BUDGET_S = {"vision": 3.0, "commands": 3.0, "storage": 8.0, "link": 5.0}
 """Together below the unit's TimeoutStopSec of 20 s."""
@@ -280,7 +286,22 @@ class Node:
             age_s = (now_ns - worker.beat_ns) / NS_PER_S
             if age_s > BEAT_LIMIT_S[worker.name]:
                 return f"{worker.name} has not moved for {age_s:.0f} s"
+        for what, last_ns, limit_s in self._progress():
+            if last_ns is not None and now_ns - last_ns > limit_s * NS_PER_S:
+                return f"{what} for {(now_ns - last_ns) / NS_PER_S:.0f} s"
         return ""
+
+    def _progress(self) -> Iterator[tuple[str, int | None, float]]:
+        """What should go on happening: (what is missing, when it last was, seconds it may take).
+
+        Trouble that is known and told is waived: starting again would not help against a broken camera or card.
+        """
+        if self.keeper.state.running:
+            silence_s = self.settings.camera.silence_s
+            yield "no frame has come", self.keeper.last_frame_ns, silence_s + FRAME_LIMIT_S
+            yield "no frame has been analysed", self.vision.status.last_frame_ns, silence_s + FRAME_LIMIT_S
+        if not self.storage.status.trouble:
+            yield "nothing has been written to the disk", self.storage.status.last_durable_ns, DURABLE_LIMIT_S
 
     def _spawn(self, name: str, stage: Stage, close: Callable[[], None]) -> None:
         stop = threading.Event()

@@ -21,6 +21,7 @@ from agent.ledger_reader import ClipRow, ClipTotals
 from agent.model import NS_PER_S, Ack, EndReason, Event, Phase
 from agent.recorder import Recorder
 from agent.recovery import Recovery, open_ledger
+from agent.retime import retime
 from agent.ring import choose, delete_clips
 from agent.settings import Settings
 from agent.status import StorageStatus
@@ -94,6 +95,7 @@ class Storage:
         self._durable_ns = 0
         self._tidied_ns = 0
         self._untold = 0
+        self._has_unsure_times = True  # an earlier process of this boot may have left some
         self._has_news = True
         self._totals = ClipTotals(0, 0, None)
         self._oldest_owed_ns: int | None = None
@@ -363,6 +365,7 @@ class Storage:
             if self._recovery.left:
                 self._busy |= self._recovery.step(now)
                 return  # no deletion before all clips are known: the oldest may not be listed yet
+            self._put_times_right(now)
             self._check_space(now)
             if self._settings.clips.enabled and not self._clip_trouble and self._lacks_space():
                 self._recorder.close_early(now)
@@ -376,6 +379,19 @@ class Storage:
                 self._wrote(now)
         except StorageError as error:
             self._failed(error, now)
+
+    def _put_times_right(self, now: Now) -> None:
+        """Once the clock is synchronised, what was written before gets its true wall time."""
+        if not now.clock_synced:
+            self._has_unsure_times = True
+        elif self._has_unsure_times:
+            corrected = retime(self._ledger, now)
+            self._has_unsure_times = corrected > 0
+            if corrected:
+                self._wrote(now)
+                self._link_bell.ring()
+                self._busy, self._house_ns = True, None
+                _log.info("the clock is synchronised: %d wall times put right", corrected)
 
     def _keep_room(self) -> None:
         """Room for events inside the ledger's file, for when others have filled the disk."""
