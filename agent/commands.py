@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from agent import thumbnail
 from agent.admission import Admission, Command, Refused
 from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip
 from agent.audit import BEGUN, AuditRow
+from agent.backoff import Backoff
 from agent.clock import Clock, Now, read, rfc3339
 from agent.desired import Configuring
 from agent.disk import Disk
@@ -36,6 +38,7 @@ from agent.requests import (
     REPLAY_ROWS,
     ClipArgs,
     ClipGetArgs,
+    ClipPutArgs,
     ErrorBody,
     ListArgs,
     LiveArgs,
@@ -45,6 +48,7 @@ from agent.requests import (
 )
 from agent.settings import Settings
 from agent.status import CommandsStatus
+from agent.uploads import Upload, allowed
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +94,7 @@ class Commands:
         self._directory = settings.clips.directory
         self._reader = LedgerReader(self._directory)
         self._archive = Archive(self._reader, disk or Disk(), self._directory)
+        self._upload_hosts = list(settings.commands.upload_hosts)
         self._live = Live(settings.commands)
         self._last_ticket = 0
         self._waiting: dict[int, Callable[[Done], None]] = {}
@@ -311,6 +316,7 @@ class Commands:
             "events.list": self._list_events,
             "clips.list": self._list_clips,
             "clip.get": self._get_clip,
+            "clip.put": self._put_clip,
             "clip.protect": self._pin,
             "clip.release": self._pin,
             "clip.erase": self._pin,
@@ -352,6 +358,25 @@ class Commands:
             ticket, command.id, self._mail.media, self._archive, args.clip_id, args.offset, args.length
         )
         return self._start(ticket, command, job) if not isinstance(job, Outcome) else job
+
+    def _put_clip(self, command: Command) -> Outcome | None:
+        args = _args(command, ClipPutArgs)
+        refusal = allowed(args.url, self._upload_hosts)
+        if refusal:
+            return failure("forbidden", refusal, "/args/url")
+        clip = self._archive.clip(args.clip_id)
+        if clip is None:
+            return no_clip()
+        file = self._archive.open(clip)
+        job = Upload(
+            args.url,
+            args.content_type,
+            clip,
+            file,
+            lambda opened, offset, length: self._archive.piece(opened, clip, offset, length),
+            Backoff(random.random),
+        )
+        return self._start(self._ticket(), command, job)
 
     def _start(self, ticket: int, command: Command, job: Job) -> Outcome | None:
         if len(self._jobs) >= JOBS:
