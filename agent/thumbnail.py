@@ -20,7 +20,7 @@ GAP = 4  # pixels of white between the pictures of a strip
 
 def encode(frame: Frame, quality: int = QUALITY, max_width: int | None = None) -> Thumbnail:
     """The whole lores picture in colour at its own size, or smaller where max_width says so."""
-    bgr = _in_colour(frame, max_width)
+    bgr = in_colour(frame, max_width)
     return _jpeg(bgr, quality, frame)
 
 
@@ -31,7 +31,7 @@ def strip(frames: Sequence[Frame], quality: int = QUALITY, width: int = STRIP_WI
     """
     if not frames:
         raise ValueError("a strip needs at least one frame")
-    pictures = [_in_colour(frame, width) for frame in frames]
+    pictures = [in_colour(frame, width) for frame in frames]
     height = min(len(picture) for picture in pictures)
     gap = np.full((height, GAP, 3), 255, np.uint8)
     parts: list[Any] = [part for picture in pictures for part in (gap, picture[:height])]
@@ -57,7 +57,8 @@ def sharpness(luma: Plane, box: Box) -> float:
     return variance / (variance + HALF_SHARP)
 
 
-def _in_colour(frame: Frame, max_width: int | None) -> Any:
+def in_colour(frame: Frame, max_width: int | None = None) -> Any:
+    """uint8 (h, w, 3), blue first: OpenCV's order."""
     import cv2
 
     height, width = frame.y.shape

@@ -10,7 +10,7 @@ from agent import thumbnail
 from agent.events import Events
 from agent.handoffs import EventBoard, FrameSlot, Status, StatusBoard
 from agent.model import NS_PER_S, EndReason, Event, Frame, Moment, Motion, Thumbnail
-from agent.motion import Detector
+from agent.motion import Detector, Seen
 from agent.settings import Settings
 from agent.status import VisionStatus
 from agent.still import StillThere
@@ -56,6 +56,16 @@ class Vision:
         self._start: Moment | None = None
         self._is_on = False
         statuses.put(MOTION, Status(b"OFF"))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether an event goes on."""
+        return self._is_on
+
+    @property
+    def seen(self) -> Seen | None:
+        """The detector's stages on the frame of self.motion; None while it learns. Vision thread only."""
+        return None if self._detector is None or self.motion is None or self.motion.learning else self._detector.seen
 
     def step(self, wait_s: float) -> bool:
         """Look at the newest frame, waiting up to wait_s for one. Whether one was analysed.

@@ -85,6 +85,42 @@ def test_clips_and_thumbnails_come_to_the_directory_asked_for(
     assert frames >= event["end_frame"] + 5 * FPS - 1
 
 
+def test_annotate_writes_a_video_of_what_was_seen_at_the_recordings_own_times(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "seen.mp4"
+    replay(capsys, recording, "--annotate", out)
+    with av.open(str(out)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 120
+    assert frames[50].time == pytest.approx(5.0, abs=0.01)
+    calm, moving = (
+        frame.to_ndarray(format="bgr24")[34:500, 12:640].astype(int) for frame in (frames[30], frames[50])
+    )
+
+    def orange(picture: Any) -> int:
+        blue, green, red = (picture[:, :, channel] for channel in range(3))
+        return int(((red > 180) & (blue < 130) & (green > 100) & (green < 200)).sum())
+
+    assert orange(calm) == 0
+    assert orange(moving) > 300  # the box around who crosses
+
+
+@pytest.mark.parametrize("name", ["seen.avi", "absent/seen.mp4"])
+def test_where_the_video_cannot_be_written_it_says_so(
+    name: str, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(recording), "--annotate", str(tmp_path / name)]) in (1, 78)
+    assert name in capsys.readouterr().err
+
+
+def test_a_strip_of_before_peak_and_after_is_written_beside_each_clip(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay(capsys, recording, "--clips", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("event-0001-strip.jpg"))) == 1
+
+
 def test_sensitivity_can_be_tried_out(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert replay(capsys, recording, "--sensitivity", 0)[-1]["events"] <= 1
     assert main(["replay", str(recording), "--sensitivity", "101"]) == 78

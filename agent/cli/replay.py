@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from agent.cameras.video import VideoOptions, VideoSource
 from agent.cli import add_config, load_settings
+from agent.cli.annotated import AnnotatedVideo
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import ConfigError, StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, StatusBoard
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips", type=Path, metavar="DIR", help="record the events' clips, pictures and strips into DIR"
     )
+    parser.add_argument("--annotate", type=Path, metavar="OUT.mp4", help="a video of what the detector sees")
     parser.add_argument("--sensitivity", type=int, metavar="0-100", help="instead of the settings' own")
 
 
@@ -48,8 +50,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("read", "--frames", "it prints JSON lines", hint="add --json")
     settings = _settings(args)
     report = _JsonLines(args.frames) if args.json else _Table()
-    replay = Replay(settings, report.event, report.frame, clips=args.clips)
-    with tqdm(unit=" frames", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with contextlib.ExitStack() as stack:
+        watch = None
+        if args.annotate is not None:
+            if args.annotate.suffix.lower() != ".mp4":
+                raise ConfigError("write", str(args.annotate), "not an .mp4", hint="name it OUT.mp4")
+            watch = stack.enter_context(AnnotatedVideo(args.annotate, settings.zones)).see
+        replay = Replay(settings, report.event, report.frame, clips=args.clips, watch=watch)
+        bar = stack.enter_context(tqdm(unit=" frames", disable=not sys.stderr.isatty(), leave=False))
         replay.run(bar.update)
     report.summary(replay.summary())
     return 0
@@ -71,7 +79,8 @@ class Replay:
     """The pipeline of one recording, stepped frame by frame as fast as the machine allows.
 
     on_event is told each event when it has ended, and the t_ns of the first frame; on_frame each analysed
-    frame's motion. clips: a directory that gets the events' clips, ledger and thumbnails, or None.
+    frame's motion. clips: a directory that gets the events' clips, ledger and pictures, or None.
+    watch: called after each analysed frame.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Replay:
         on_event: Callable[[Event, int], None],
         on_frame: Callable[[Motion], None],
         clips: Path | None = None,
+        watch: Callable[[Frame, Vision], None] | None = None,
     ) -> None:
         camera = settings.camera
         self._source = VideoSource(
@@ -104,6 +114,7 @@ class Replay:
         self._vision = Vision(settings, self._slot, self._board, StatusBoard(), self._new_id, on_strip)
         self._on_event = on_event
         self._on_frame = on_frame
+        self._watch = watch
         self._events = 0
         self._seen = 0
         self._t0_ns = T0_NS
@@ -144,6 +155,8 @@ class Replay:
             self._slot.put(frame)
             if self._vision.step(0) and self._vision.motion is not None:
                 self._on_frame(self._vision.motion)
+                if self._watch is not None:
+                    self._watch(frame, self._vision)
             self._report()
             if self._shelf is not None:
                 self._shelf.step(frame.t_ns)
