@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.clock import SimulatedClock
+from agent.handoffs import EventBoard, FrameSlot, StatusBoard
+from agent.health import Health
+from agent.keeper import CameraState
 from agent.ladder import CLIMB_S, DESCEND_S, RUNGS, Ease, Ladder, Strain
-from agent.model import NS_PER_S
+from agent.messages import HealthMessage
+from agent.model import NS_PER_S, Frame
+from agent.settings import Settings
+from agent.status import LinkStatus, StorageStatus, VisionStatus
+from agent.vision import Vision
 
 COOL, WARM, HOT = Strain(55.0), Strain(74.0), Strain(81.0)
 SHORT_OF_POWER = Strain(45.0, under_voltage=True)
@@ -110,3 +121,61 @@ def test_it_moves_one_rung_at_a_time_and_never_faster_than_promised(looks: list[
             assert t_s - moved_s >= (CLIMB_S if now > rung else DESCEND_S) - 1e-6
             assert strain.is_hard if now > rung else strain.is_gone
             moved_s, rung = t_s, now
+
+
+# --- in the node -------------------------------------------------------------------------------------------------
+
+
+def test_a_hot_board_is_degraded_with_the_reason_and_well_again_later(tmp_path: Path) -> None:
+    throttled = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
+    heat = tmp_path / "sys/class/thermal/thermal_zone0/temp"
+    for path, text in ((throttled, "0"), (heat, "56000")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    clock, statuses = SimulatedClock(), StatusBoard()
+    health = Health(Settings(), clock, tmp_path)
+
+    def run(seconds: int) -> None:
+        for _ in range(seconds):
+            clock.move(1)
+            health.step(
+                statuses,
+                camera=CameraState(running=True),
+                vision=VisionStatus(),
+                storage=StorageStatus(),
+                link=LinkStatus(),
+            )
+
+    run(10)
+    assert statuses.verdict().state == "online"
+    heat.write_text("79500")
+    throttled.write_text("80008")
+    run(30)
+    assert health.ease == RUNGS[1]
+    assert statuses.verdict().reasons == ("board: 80 degrees C: half the frames are analysed",)
+    told = HealthMessage.model_validate_json(statuses.all()["health"].payload)
+    assert told.throttled == ["temperature limit", "temperature limit earlier"]
+    assert told.temperature_c == 79.5
+    heat.write_text("60000")
+    throttled.write_text("80000")
+    run(310)
+    assert health.ease == Ease()
+    assert statuses.verdict().state == "online"
+
+
+def test_an_eased_node_analyses_every_other_frame() -> None:
+    slot = FrameSlot()
+    vision = Vision(Settings(), slot, EventBoard(), StatusBoard(), lambda: "0" * 26)
+    plane, half = np.full((48, 64), 90, np.uint8), np.full((24, 32), 128, np.uint8)
+
+    def analysed(first: int, share: float) -> int:
+        vision.ease(share)
+        count = 0
+        for seq in range(first, first + 30):
+            slot.put(Frame(seq, seq * NS_PER_S // 15, plane, half, half))
+            count += vision.step(0)
+        return count
+
+    assert analysed(0, 1) == 30
+    assert 15 <= analysed(30, 0.5) <= 16
+    assert analysed(60, 1) == 30

@@ -328,6 +328,21 @@ def test_a_hot_board_gets_fewer_frames_and_bits_with_the_next_start() -> None:
     rig.camera.stop()
 
 
+def test_easing_restarts_a_running_camera_and_it_counts_as_running_all_the_time() -> None:
+    rig = Rig()
+    keeper, recorder, run = keep(rig)
+    run(3)
+    keeper.ease(0.5, 1, rig.clock.boot_ns())
+    assert keeper.state.running
+    assert len(rig.board.configurations) == 2
+    count = len(recorder.frames)
+    rig.fps = 5
+    run(3)
+    assert keeper.state.running
+    assert len(recorder.frames) == count + 15
+    keeper.stop()
+
+
 # --- which camera, which picture ---------------------------------------------------------------------------------
 
 TWO = [{"Id": "/base/i2c@1/imx708@1a", "Model": "imx708"}, {"Id": "/base/i2c@0/imx219@10", "Model": "imx219"}]
