@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # SQLite makes the ledger's files, with pictures in them, by the umask alone.
+    os.umask(0o027)
     settings, state = chosen_settings(args.config)
     start_logging(settings)
     # systemd's watchdog kills with SIGABRT: the trace of every thread then stands in the journal.
