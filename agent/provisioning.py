@@ -291,8 +291,9 @@ def sheet(fleet: Fleet, node: NodePart) -> str:
     steps = (
         "Flash Raspberry Pi OS Lite; copy this node's folder boot/ onto the card's boot partition.",
         "Mount, connect camera and network, power on; first boot takes some minutes.",
-        "camera-agent check --config /etc/camera-agent/agent.toml: everything says pass.",
-        "camera-agent aim --config /etc/camera-agent/agent.toml --walk 5: walk the door line five times.",
+        "sudo camera-agent-as check --config /etc/camera-agent/agent.toml: everything says pass.",
+        "sudo systemctl stop camera-agent; sudo camera-agent-as aim --config /etc/camera-agent/agent.toml --walk 5: "
+        "walk through the picture five times; sudo systemctl start camera-agent.",
     )
     boxes = "".join(f"<li>&#9744; {html.escape(step)}</li>" for step in steps)
     return (

@@ -18,7 +18,7 @@ SYSTEMD = ROOT / "systemd"
 UNITS = sorted(path for path in SYSTEMD.iterdir() if path.suffix in (".service", ".path", ".timer"))
 SCRIPTS = [
     ROOT / "scripts" / name
-    for name in ("install", "uninstall", "upgrade", "first-boot", "make-package", "test-systemd")
+    for name in ("install", "uninstall", "upgrade", "as-agent", "first-boot", "make-package", "test-systemd")
 ]
 MAX_EXPOSURE = 1.5
 NEWER_KEYS = re.compile(r"^(RestartSteps|RestartMaxDelaySec|ImportCredential)=", re.MULTILINE)

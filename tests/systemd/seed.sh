@@ -20,6 +20,11 @@ password=$(cat $P/dashboard.password)
 sub() { timeout 15 mosquitto_sub -h 127.0.0.1 -p 8884 --cafile $P/broker/ca.crt -u dashboard -P "$password" -V mqttv5 "$@"; }
 sub -t edgecam/v1/phuong-thuan-hoa/cua-chinh/meta -C 1 > /rig/out/meta 2>/rig/out/meta.err
 expect "under its name: $(grep -o '"name":"[^"]*"' /rig/out/meta | head -1)" grep -q 'Cửa chính' /rig/out/meta
+camera-agent-as check --config /etc/camera-agent/agent.toml > /rig/out/check 2>&1
+expect "camera-agent-as check: $(grep broker /rig/out/check)" grep -q '^pass  broker' /rig/out/check
+camera-agent-as aim --config /etc/camera-agent/agent.toml --seconds 4 > /rig/out/aim 2>&1
+expect "camera-agent-as aim leaves a record: $(grep published /rig/out/aim)" grep -q '^published on' /rig/out/aim
+cp /var/lib/camera-agent/commissioning/* /rig/out/ 2>/dev/null
 expect "no secret is left on the boot partition" bash -c '! ls /boot/firmware/camera-agent/mqtt-key /boot/firmware/camera-agent/mqtt-cert 2>/dev/null && ! grep -rlq "PRIVATE KEY" /boot/firmware --include=* --exclude-dir=bundle'
 expect "credentials are root's alone" [ "$(stat -c '%a %U' /etc/credstore/camera-agent.mqtt-key)" = "600 root" ]
 # another node's certificate: may write its own topics, not this node's; no certificate: nothing
