@@ -1,0 +1,36 @@
+"""A clip on a slow uplink does not stand in front of events."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+from broker import Mosquitto, requires_mosquitto
+from command_fixtures import Bench, Client
+from throttle import Throttle
+
+pytestmark = [pytest.mark.broker, requires_mosquitto]
+
+
+def test_an_event_overtakes_a_clip_that_crosses_the_same_slow_uplink(tmp_path: Path) -> None:
+    """No stopwatch: the event was made after the transfer began, and is there while most of the clip is not."""
+    broker = Mosquitto(tmp_path / "broker").start()
+    throttle = Throttle(broker.port, 4e6)
+    bench = Bench(tmp_path / "node", throttle.port)
+    bench.connect()
+    client = Client(broker.port, bench)
+    clip = bench.add_clip(1, secrets.token_bytes(600_000))
+    request_id = client.request("clip.get", {"clip_id": clip.id})
+    bench.until(lambda: len(client.chunks(request_id)) >= 3)
+    began_with = len(client.chunks(request_id))
+    bench.add_event(1)
+    bench.until(lambda: client.of("/event", live=True), "the event")
+    # What may be before it: the two chunks of the window and what a step of the test adds.
+    assert len(client.chunks(request_id)) <= began_with + 8
+    bench.until(lambda: client.answers(request_id), "the clip")
+    assert client.answers(request_id)[0]["ok"]
+    client.close()
+    bench.close()
+    throttle.close()
+    broker.stop()
