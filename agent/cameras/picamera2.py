@@ -113,6 +113,8 @@ def picamera2_stack() -> Stack:
             error,
             hint="apt-get install python3-picamera2, and a venv with --system-site-packages",
         ) from error
+    # Half a dozen lines for each start, which say nothing that is not said here.
+    logging.getLogger("picamera2").setLevel(logging.WARNING)
     return Stack(
         picamera2.Picamera2,
         picamera2.MappedArray,
@@ -153,7 +155,10 @@ class PiCamera:
         """See Camera.start. CameraStuck when only a new process can help: then nothing is tried any more."""
         self.stop()
         if self._stuck is None and self._fruitless >= FRUITLESS_STARTS:
-            self._stuck = CameraStuck("start", self._options.name, f"no frame after {self._fruitless} starts")
+            words = f"no frame after {self._fruitless} starts"
+            self._stuck = CameraStuck(
+                "start", self._options.name, words, hint="a new process is tried; else the cable"
+            )
         if self._stuck is not None:
             raise self._stuck
         run = _Run(self._eased, self._clock, self._stack(), sink)
