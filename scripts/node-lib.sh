@@ -8,7 +8,8 @@ UNITS=/usr/local/lib/systemd/system
 SETTINGS=/etc/camera-agent
 STATE=/var/lib/camera-agent
 
-# The agent's own units come from the version in use; those that bring an old version back, from the trusted one.
+# The agent's own units are those of the version in use; those that bring an old version back, of the trusted one
+# (agent/cli/update.py copies them when the links change).
 CURRENT_UNITS=(camera-agent.service camera-agent@.service)
 TRUSTED_UNITS=(camera-agent-settle.service camera-agent-update.service camera-agent-update.path
   camera-agent-calm.service camera-agent-calm.timer)

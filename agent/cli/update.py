@@ -30,6 +30,9 @@ HELP = "verify a package, run it on trial, keep it if it is healthy, else bring 
 
 BASE = Path("/opt/camera-agent")
 KEYS = Path("/etc/camera-agent/release.pub")
+UNITS = Path("/usr/local/lib/systemd/system")
+OWN_UNITS = ("camera-agent.service", "camera-agent@.service")
+UNIT_SUFFIXES = (".service", ".path", ".timer")
 KEPT_RELEASES = 3
 LOOK_EACH_S = 0.5
 
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         return show(releases, args.base)
     with one_at_a_time(args.base):
         if args.settle:
-            return settle(releases)
+            return settle(releases, args.base)
         if args.package is not None:
             return update(releases, args, args.package)
         return take_incoming(releases, args)
@@ -94,7 +97,7 @@ def versions(base: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
 
 
-def settle(releases: Releases) -> int:
+def settle(releases: Releases, base: Path) -> int:
     """Also run at boot before the service: it then only sets the links."""
     given_up = releases.settle()
     if given_up is None:
@@ -103,7 +106,7 @@ def settle(releases: Releases) -> int:
     if Path("/run/systemd/system").is_dir():
         # Boot has the old version's start still before it; later, what runs is the one that was given up.
         at_boot = systemctl("is-system-running") in ("initializing", "starting")
-        restart([] if at_boot else services())
+        restart([] if at_boot else services(), base)
     return 0
 
 
@@ -189,10 +192,12 @@ def trial(releases: Releases, version: str, args: argparse.Namespace) -> int:
     why = "interrupted"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        restart(units)
+        restart(units, args.base)
         why = watch(before, args)
         if not why:
             releases.accept()
+            put_units(args.base)
+            systemctl("daemon-reload")
             print(f"{version} is healthy and stays")
             prune(releases, args.base)
             return 0
@@ -202,7 +207,7 @@ def trial(releases: Releases, version: str, args: argparse.Namespace) -> int:
     finally:
         if why:
             back = releases.give_up(why)
-            restart(units)
+            restart(units, args.base)
             print(f"{version} failed its trial ({why}); back to {back}", file=sys.stderr)
     return 1
 
@@ -252,12 +257,29 @@ def look(unit: str, now_s: float) -> Seen:
     )
 
 
-def restart(units: list[str]) -> None:
+def restart(units: list[str], base: Path) -> None:
     """The links decide what runs; not waited for, since a version that never says READY would be waited for."""
+    put_units(base)
     systemctl("daemon-reload")
     if units:
         systemctl("reset-failed", *units)
         systemctl("restart", "--no-block", *units)
+
+
+def put_units(base: Path) -> None:
+    """The unit files follow the links: the agent's own those of current, what can bring it back those of trusted."""
+    if not UNITS.is_dir():
+        return
+    disk = Disk()
+    for link in ("trusted", "current"):
+        for path in sorted((base / link / "share/camera-agent/systemd").glob("camera-agent*.*")):
+            is_own = path.name in OWN_UNITS
+            target = UNITS / path.name
+            if path.suffix not in UNIT_SUFFIXES or is_own != (link == "current"):
+                continue
+            if not target.exists() or target.read_bytes() != path.read_bytes():
+                disk.write_whole(target, path.read_bytes())
+                target.chmod(0o644)
 
 
 def systemctl(*words: str) -> str:

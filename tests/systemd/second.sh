@@ -4,6 +4,7 @@
 well() { is_ready && sees 'frames [1-9]'; }
 expect "after a power cut in a trial the old version is back" [ "$(current)" = 9.0.4 ]
 expect "the trial is closed" [ ! -e /opt/camera-agent/trial.json ]
+expect "the unit is the old version's too" cmp -s /usr/local/lib/systemd/system/camera-agent.service /opt/camera-agent/current/share/camera-agent/systemd/camera-agent.service
 expect_within 20 "and runs: $(status)" well
 camera-agent update --list
 expect "the attempt is counted as interrupted" bash -c 'camera-agent update --list | grep -q "9.0.3: interrupted"'
