@@ -1,4 +1,4 @@
-"""A slow uplink on loopback: a TCP proxy that all connections through it share, so many bits a second to the broker."""
+"""A slow uplink on loopback: a TCP proxy whose connections share so many bits a second towards the broker."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Throttle:
             # At most 10 ms of credit: an idle line does not save up.
             credit = min(credit + (now - then) * self._bytes_per_s, max(PIECE_BYTES, 0.01 * self._bytes_per_s))
             then = now
-            up = {near: far for near, far in self._pairs}
+            up = dict(self._pairs)
             down = {far: near for near, far in self._pairs}
             wanted = [self._listener, *down, *(up if credit >= PIECE_BYTES else ())]
             for ready in select.select(wanted, [], [], PIECE_BYTES / self._bytes_per_s / 4)[0]:
