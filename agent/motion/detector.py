@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from agent.motion.light import (
     smooth_light,
     tile_means,
 )
-from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, TILE, Rules
+from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, PER_PIXEL, TILE, Rules
 from agent.motion.things import things
 from agent.settings import ZoneSettings
 from agent.zones import Zones
@@ -36,7 +36,7 @@ class Seen:
     """What the detector saw on its last frame, for pictures of its stages. Arrays are its own: look, don't touch.
 
     small, level: the analysis picture less BLACK, and the same in the light of the background. changed: 255 where
-    a pixel is unlike both backgrounds. counts, limits: changed pixels per overlapping tile, and what is too many.
+    a pixel is unlike the background. counts, limits: changed pixels per overlapping tile, and what is too many.
     candidates: 255 where too many changed and something moves. light: what level was multiplied by, per tile.
     """
 
@@ -67,8 +67,9 @@ class Detector:
         rules: Rules | None = None,
     ) -> None:
         self.width, self.height = width, height
-        self.seen: Seen | None = None
+        self._looked: tuple[Plane, Plane, Light | None, Plane | None, Plane | None, Plane | None] | None = None
         self._rules = rules or Rules()
+        self._active_ns = round(self._rules.active_s * NS_PER_S)
         self._halvings = max(0, round(math.log2(max(width, height * 4 // 3) / ANALYSIS_WIDTH)))
         step = 1 << self._halvings
         # Whole tiles only: the few columns and rows that do not fill one are left out.
@@ -86,31 +87,46 @@ class Detector:
         self._counted = Zones(ours, self._w, self._h).counted
         self._zones = Zones(ours, *self._cells)
         self._confirm = min(confirm_frames, 250)
+        self._one = np.ones((self._cells[1], self._cells[0]), np.uint8)
+        self._two = self._one * 2
+        # Kept, since memory of this size would be asked of the system and given back for each frame.
+        self._halves = [
+            np.empty((self._crop[0] >> n, self._crop[1] >> n), np.uint8) for n in range(1, self._halvings + 1)
+        ]
+        self._black = np.full((self._h, self._w), BLACK, np.uint8)
+        self._set_sensitivity(sensitivity)
+        self._t_ns: int | None = None
+
+    def _set_sensitivity(self, sensitivity: int) -> None:
         # 0: four times as many changed pixels and twice the contrast; 100: a quarter and half.
         ease = 2.0 ** ((50 - sensitivity) / 25)
         self._floor = self._rules.floor * math.sqrt(ease)
         self._spread = self._rules.spread * max(1.0, math.sqrt(ease))
-        self._need = self._rules.need * ease
-        self._t_ns: int | None = None
+        self._least = self._rules.need * ease
+        self._need: Levels = np.full((self._cells[1], self._cells[0]), self._least, np.float32)
+        # Bytes: at least so many count.
+        enough = np.ceil(self._need * np.float32(self._rules.moves * PER_PIXEL))
+        self._moves_least: Plane = np.clip(enough, 1 if self._rules.moves else 0, 255).astype(np.uint8)
 
     def _begin(self, small: Plane, t_ns: int) -> None:
         """Forget everything; small is the first frame of a new scene."""
-        self._t0_ns = self._updated_ns = self._slow_updated_ns = t_ns
+        self._t0_ns = self._updated_ns = self._light_updated_ns = t_ns
         self._learning = True
         self._is_known = False
         self._frames = self._updates = 0
         self._scene = Scene(small, self._rules)
         self._light_change = LightChange(self._rules, t_ns)
-        cells = (self._cells[1], self._cells[0])
-        self._once = Restlessness(cells, self._need, self._rules.calm_once)
-        self._twice = Restlessness(cells, self._need, self._rules.calm)
-        self._age: Plane = np.zeros(cells, np.uint8)
+        self._once = Restlessness(self._need, self._rules.calm_once)
+        self._twice = Restlessness(self._need, self._rules.calm)
+        self._age: Plane = np.zeros_like(self._one)
         self._has_ages = False
         self._restless = 0.0
         self._past: deque[tuple[int, Plane, Plane, Levels | None, bool]] = deque()
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
         self._since: Moment | None = None
+        self._last: Motion | None = None
+        self._frames_passed = 1
 
     def step(self, frame: Frame) -> Motion:
         """Compare one frame with what is usual here.
@@ -119,77 +135,106 @@ class Detector:
         """
         if frame.y.shape != (self.height, self.width):
             raise ValueError(f"a frame of {frame.y.shape[1]}x{frame.y.shape[0]}, not {self.width}x{self.height}")
-        small = self._shrink(frame.y)
-        if self._t_ns is None or frame.t_ns - self._t_ns > FORGET_GAP_S * NS_PER_S:
-            self._begin(small, frame.t_ns)
-        elif frame.t_ns <= self._t_ns:
-            raise ValueError(f"t_ns must rise: {frame.t_ns} after {self._t_ns}")
-        self._t_ns = frame.t_ns
+        now = frame.t_ns
+        if self._t_ns is None or now - self._t_ns > FORGET_GAP_S * NS_PER_S:
+            small = self._shrink(frame.y)
+            self._begin(small, now)
+        elif now <= self._t_ns:
+            raise ValueError(f"t_ns must rise: {now} after {self._t_ns}")
+        elif self._since is not None and self._last is not None and now - self._last.t_ns < self._active_ns:
+            self._t_ns = now
+            self._frames_passed += 1
+            return replace(self._last, seq=frame.seq, t_ns=now, light_changed=False)
+        else:
+            small = self._shrink(frame.y)
+        self._t_ns = now
         self._frames += 1
         self._moments.append(frame.moment)
         if self._is_known:
-            return self._look(small, frame)
+            self._last = self._look(small, frame)
+            self._frames_passed = 1
+            return self._last
         self._scene.learn(small, self._frames)
-        if frame.t_ns - self._t0_ns >= self._rules.learn_s * NS_PER_S and self._frames >= 4:
-            self._scene.settle(sensitivity_floor=self._floor, spread=self._spread)
-            self._updated_ns = self._slow_updated_ns = frame.t_ns
+        if now - self._t0_ns >= self._rules.learn_s * NS_PER_S and self._frames >= 4:
+            self._scene.settle(self._floor, self._spread)
+            self._updated_ns = self._light_updated_ns = now
             self._is_known = True
-        return Motion(frame.seq, frame.t_ns, score=0.0, active=False, learning=True)
+        return Motion(frame.seq, now, score=0.0, active=False, learning=True)
 
-    def _shrink(self, luma: Plane) -> Plane:
-        """Halvings average exactly, and two cost a seventh of one INTER_AREA step."""
+    def _shrink(self, y: Plane) -> Plane:
+        """The luma halved, whole tiles of it, less BLACK."""
         cv2 = opencv()
-        small = luma[: self._crop[0], : self._crop[1]]
-        for _ in range(self._halvings):
-            small = cv2.resize(small, (small.shape[1] // 2, small.shape[0] // 2), interpolation=cv2.INTER_AREA)
-        if small.shape != (self._h, self._w):
-            small = cv2.resize(small, (self._w, self._h), interpolation=cv2.INTER_LINEAR)
-        dark: Plane = cv2.subtract(small, BLACK)
-        return dark
+        # One read per cache line brings the picture in; without it the halving takes twice as long to wait for it.
+        y.reshape(-1)[::64].max()
+        y = y[: self._crop[0], : self._crop[1]]
+        for half in self._halves:
+            y = cv2.resize(y, half.shape[::-1], dst=half, interpolation=cv2.INTER_AREA)
+        if y.shape != self._black.shape:
+            # Smaller than one tile.
+            y = cv2.resize(y, (self._w, self._h), interpolation=cv2.INTER_AREA)
+        small: Plane = cv2.subtract(y, self._black)
+        return small
+
+    @property
+    def seen(self) -> Seen | None:
+        """What was seen on the last frame looked at; None before the first."""
+        if self._looked is None:
+            return None
+        small, level, light, changed, once, candidates = self._looked
+        per_pixel = np.float32(1 / PER_PIXEL)
+        return Seen(
+            small,
+            level,
+            light,
+            changed,
+            None if once is None else once * per_pixel,
+            self._once.limits * per_pixel,
+            None if candidates is None else (candidates > 0) * np.uint8(255),
+        )
 
     def _look(self, small: Plane, frame: Frame) -> Motion:
         now, scene = frame.t_ns, self._scene
-        if scene.is_quiet(small, self._need):
+        if scene.is_quiet(small, self._least):
             return self._rest(small, frame)
         tiles = tile_means(small)
-        ratio = scene.fast.tiles / tiles
+        ratio = scene.tiles / tiles
         light = smooth_light(ratio, self._rules)
         level = lit(small, light)
         changed = self._changed(small, level, light)
         before = self._remember(now, small, level, tiles, light, changed)
-        once, twice = self._count_both(changed, before)
-        over = None if once is None else once - self._once.limits
-        if over is not None and twice is not None:
-            over = np.maximum(over, twice - self._twice.limits)
-        restless = 0.0 if over is None else float(np.count_nonzero(over > 0)) / over.size
-        self._light_change.see(now, ratio, restless)
+        once = twice = over = candidates = None
+        restless = moving_share = 0.0
+        if changed is not None:
+            once, twice, over = self._count_both(changed, before)
+            restless = np.count_nonzero(over) / over.size
+        self._light_change.see(now, ratio, light, restless)
         if self._light_change.is_another_picture:
             return self._adopt(small, frame)
-        candidates = None
         if restless and changed is not None and over is not None:
             candidates = self._moving(small, level, tiles, changed, over)
+            if candidates is not None:
+                moving_share = np.count_nonzero(candidates) / candidates.size
         self._grow_older(candidates, twice)
-        moving_share = 0.0 if candidates is None else float(np.count_nonzero(candidates)) / candidates.size
         light_changed = self._light_change.is_on(now, moving_share)
         if self._has_ages and self._since is None and self._light_change.holds(now):
             # What is there already is believed as soon as the light is steady.
-            self._age = opencv().min(self._age, self._confirm - 1)
-        motion = self._word(frame, changed, candidates, over, light_changed)
+            self._age = np.minimum(self._age, self._confirm - 1)
+        motion = self._word(frame, changed, candidates, light_changed)
         self._follow(now, small, level, candidates, once, twice)
         self._end_of_learning(now, restless)
-        self.seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
+        self._looked = (small, level, light, changed, once, candidates)
         return motion
 
     def _rest(self, small: Plane, frame: Frame) -> Motion:
         """A frame in which nothing changed, not even the light."""
         now = frame.t_ns
         self._remember(now, small, small, None, None, None)
-        self._light_change.see(now, None, 0.0)
+        self._light_change.see(now, None, None, 0.0)
         self._grow_older(None, None)
         self._since = None
         self._follow(now, small, small, None, None, None)
         self._end_of_learning(now, 0.0)
-        self.seen = Seen(small, small, None, None, None, self._once.limits, None)
+        self._looked = (small, small, None, None, None, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
@@ -202,13 +247,13 @@ class Detector:
         self._learning = not is_calm and elapsed_s < self._rules.learn_restless_s
 
     def _changed(self, small: Plane, level: Plane, light: Light | None) -> Plane | None:
-        """255 where a pixel is unlike both backgrounds and counts; None when hardly any is."""
-        changed = self._scene.unlike(small, level, light, self._need)
+        """255 where a pixel is unlike the background and counts; None when hardly any is."""
+        changed = self._scene.unlike(small, level, light, self._least)
         if changed is None or self._counted is None:
             return changed
         cv2 = opencv()
         changed = cv2.bitwise_and(changed, self._counted)
-        return changed if cv2.countNonZero(changed) >= self._need else None
+        return changed if cv2.countNonZero(changed) >= self._least else None
 
     def _remember(
         self, now: int, small: Plane, level: Plane, tiles: Levels | None, light: Light | None, changed: Plane | None
@@ -224,28 +269,30 @@ class Detector:
             changes.popleft()
         return changes[0][1]
 
-    def _count_both(self, changed: Plane | None, before: Plane | None) -> tuple[Levels | None, Levels | None]:
-        """Pixels per tile that changed, and that changed twice running.
+    def _count_both(self, changed: Plane, before: Plane | None) -> tuple[Plane, Plane | None, Plane]:
+        """Counts per tile of what changed, of what changed twice running, and what is too many of either.
 
         The second tells a thing from rain; where it does not rain the first says all.
         """
-        if changed is None:
-            return None, None
-        once = self._count(changed)
-        if before is None or self._once.highest < 1.3 * self._need:
-            return once, None
-        return once, self._count(opencv().bitwise_and(changed, before))
-
-    def _count(self, mask: Plane) -> Levels:
-        """Set pixels in each overlapping tile: float32, one per cell, 0..64."""
         cv2 = opencv()
-        cells = cv2.resize(mask, self._cells, interpolation=cv2.INTER_AREA)
-        counts: Levels = cv2.boxFilter(cells, cv2.CV_32F, (2, 2), normalize=False)
-        counts *= CELL * CELL / 255.0
+        once = self._count(changed)
+        over = cv2.subtract(once, self._once.limits)
+        if before is None or not self._once.is_used:
+            return once, None, over
+        twice = self._count(cv2.bitwise_and(changed, before))
+        return once, twice, np.maximum(over, cv2.subtract(twice, self._twice.limits))
+
+    def _count(self, mask: Plane) -> Plane:
+        """Set pixels in each overlapping tile: uint8, one per cell, PER_PIXEL for each."""
+        cv2 = opencv()
+        # Two halvings: a third of what one step costs.
+        half = cv2.resize(mask, (self._w // 2, self._h // 2), interpolation=cv2.INTER_AREA)
+        cells = cv2.resize(half, self._cells, interpolation=cv2.INTER_AREA)
+        counts: Plane = cv2.blur(cells, (2, 2))
         return counts
 
-    def _moving(self, small: Plane, level: Plane, tiles: Levels, changed: Plane, over: Levels) -> Plane | None:
-        """255 where too many pixels changed and the picture differs from that of look_back_s ago too."""
+    def _moving(self, small: Plane, level: Plane, tiles: Levels, changed: Plane, over: Plane) -> Plane | None:
+        """over where the picture differs from that of look_back_s ago too."""
         cv2 = opencv()
         _, then_small, then_level, then_tiles, was_still = self._past[0]
         margin = self._scene.margin
@@ -259,32 +306,32 @@ class Detector:
             margin = margin if doubt is None else cv2.add(margin, doubt)
         moved = cv2.bitwise_and(cv2.compare(differs, margin, cv2.CMP_GT), changed)
         moves = cv2.dilate(self._count(moved), _NEAR)
-        moving = cv2.compare(moves, self._need * self._rules.moves, cv2.CMP_GE)
-        candidates: Plane = cv2.bitwise_and(cv2.compare(over, 0.0, cv2.CMP_GT), moving)
-        return candidates if cv2.countNonZero(candidates) else None
+        candidates: Plane = over * (moves >= self._moves_least)
+        return candidates if candidates.any() else None
 
-    def _grow_older(self, candidates: Plane | None, twice: Levels | None) -> None:
+    def _grow_older(self, candidates: Plane | None, twice: Plane | None) -> None:
         """Each candidate inherits the age of its neighbourhood, in frames: a thing moves on by less than a tile."""
-        cv2 = opencv()
-        if candidates is None:
-            if self._has_ages:
-                self._age = cv2.subtract(self._age, 1)
-                self._has_ages = bool(self._age.any())
+        if candidates is None and not self._has_ages:
             return
-        grown = cv2.add(cv2.dilate(self._age, _NEAR), 1)
+        cv2 = opencv()
+        less = cv2.subtract(self._age, self._one)
+        if candidates is None:
+            self._age = less
+            self._has_ages = bool(less.any())
+            return
+        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * self._frames_passed)
         if twice is not None:
             # A pixel that changed twice running is two frames' worth.
-            both = cv2.compare(twice, self._twice.limits, cv2.CMP_GT)
-            grown = cv2.max(grown, cv2.bitwise_and(both, 2))
+            grown = np.maximum(grown, (twice > self._twice.limits) * self._two)
         # Where nothing is a candidate now, a frame or two of it are forgiven.
-        self._age = cv2.max(cv2.bitwise_and(grown, candidates), cv2.subtract(self._age, 1))
+        self._age = np.maximum(grown * (candidates > 0), less)
         self._has_ages = True
 
     def _adopt(self, small: Plane, frame: Frame) -> Motion:
         """The whole picture is another one (an infrared filter, a turned camera): it is the background now."""
         self._scene.adopt(small)
         self._light_change.happened(frame.t_ns)
-        self._updated_ns = self._slow_updated_ns = frame.t_ns
+        self._updated_ns = self._light_updated_ns = frame.t_ns
         self._age[:] = 0
         self._has_ages = False
         self._since = None
@@ -298,45 +345,42 @@ class Detector:
         small: Plane,
         level: Plane,
         candidates: Plane | None,
-        once: Levels | None,
-        twice: Levels | None,
+        once: Plane | None,
+        twice: Plane | None,
     ) -> None:
         """Now and then what is usual follows what is seen."""
         since_s = (now - self._updated_ns) / NS_PER_S
         if since_s < self._rules.update_s:
             return
         self._updated_ns = now
-        held = things = None
+        is_held = held = things = None
         if candidates is not None:
             cv2 = opencv()
             # Filled: the inside of a large even thing may pass for a change of light, and only its rim for a thing.
-            things = cv2.morphologyEx(candidates, cv2.MORPH_CLOSE, _INSIDE)
+            is_held = cv2.compare(candidates, 0, cv2.CMP_GT)
+            things = cv2.morphologyEx(is_held, cv2.MORPH_CLOSE, _INSIDE)
             held = cv2.dilate(cv2.resize(things, (self._w, self._h), interpolation=cv2.INTER_NEAREST), _NEAR)
+        light_since_s = (now - self._light_updated_ns) / NS_PER_S
+        if light_since_s >= self._rules.light_update_s:
+            self._light_updated_ns = now
+            self._scene.follow_light(small, things, light_since_s)
         self._scene.update(small, level, held, since_s)
-        slow_since_s = (now - self._slow_updated_ns) / NS_PER_S
-        if slow_since_s >= self._rules.slow_update_s:
-            self._slow_updated_ns = now
-            self._scene.update_slow(small, held, things, slow_since_s)
         self._updates += 1
         # At first plain means: leaves should be known after one sway.
         share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))
-        busy = candidates > 0 if candidates is not None and now - self._t0_ns > 3 * NS_PER_S else None
+        busy = is_held if now - self._t0_ns > 3 * NS_PER_S else None
         self._once.learn(once, busy, share)
         self._twice.learn(twice, busy, share)
 
-    def _word(
-        self, frame: Frame, changed: Plane | None, candidates: Plane | None, over: Levels | None, light_changed: bool
-    ) -> Motion:
-        score, oldest, old = 0.0, 0, None
-        if candidates is not None:
-            ages = opencv().bitwise_and(self._age, candidates)
-            oldest = int(ages.max())
-            score = round(0.5 * min(1.0, oldest / (self._confirm + 1)), 3)
-            if oldest >= self._confirm and not self._learning:
-                old = opencv().compare(ages, self._confirm, opencv().CMP_GE)
-        if old is None or candidates is None or changed is None or over is None:
+    def _word(self, frame: Frame, changed: Plane | None, candidates: Plane | None, light_changed: bool) -> Motion:
+        if candidates is None or changed is None:
+            return self._not_active(frame, 0.0, light_changed)
+        ages = self._age * (candidates > 0)
+        oldest = int(ages.max())
+        score = round(0.5 * min(1.0, oldest / (self._confirm + 1)), 3)
+        if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
-        cells, boxes, excess, is_scattered = things(changed, candidates, over, old, self._pixel)
+        cells, boxes, excess, is_scattered = things(changed, candidates, ages >= self._confirm, self._pixel)
         # Little of it must show for twice as long: of noise, rain and leaves there is seldom more than a trace.
         is_faint = excess < self._rules.trace and oldest < 2 * self._confirm
         if self._since is None and (is_faint or is_scattered):

@@ -11,6 +11,8 @@ CELL = 4
 """Changed pixels are counted in tiles that overlap by half, so that nothing falls between two of them."""
 BLACK = 8
 """Light multiplies from here: video black is 16, and noise lies some levels below it."""
+PER_PIXEL = 255 / 64
+"""Counts of changed pixels per tile are bytes, 255 for all 64 of a tile."""
 CLIPPED = 228 - BLACK
 """Above this the sensor clips, and more light no longer makes more signal."""
 FORGET_GAP_S = 5.0
@@ -22,10 +24,12 @@ class Rules:
     """None of them is a setting; docs/MOTION.md says what each part is worth and how they were found.
 
     learn_s: plain means at first. learn_restless_s: at most, where tiles do not come to rest by then.
-    fast_s, slow_s: memory of the two backgrounds; absorb_s, absorb_slow_s: the same under a thing that moves.
-    relight_s: how fast both follow a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts.
+    fast_s: memory of the background; absorb_every: under a thing that moves only every so many-th update counts.
+    relight_s: how fast it follows a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts;
+    the noise is learned on every noise_every-th update.
     look_back_s: a thing moves if the picture differs from that of so long ago.
-    pair_s: rain and snow leave a pixel again within this. update_s, slow_update_s: backgrounds follow so often.
+    pair_s: rain and snow leave a pixel again within this. update_s, light_update_s: the background follows so often.
+    active_s: once active, frames nearer than this to the last one looked at are taken to show the same.
     hold_s, hold_longest_s: nothing new becomes active for so long after a change of light.
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
     envelope: pixels of the neighbourhood that a pixel may look like. even: light within 1 +- this is the same.
@@ -38,16 +42,16 @@ class Rules:
     learn_s: float = 1.2
     learn_restless_s: float = 4.0
     fast_s: float = 3.0
-    slow_s: float = 60.0
-    absorb_s: float = 12.0
-    absorb_slow_s: float = 240.0
+    absorb_every: int = 4
+    noise_every: int = 3
     relight_s: float = 1.0
     noise_s: float = 8.0
     history_s: float = 8.0
     look_back_s: float = 0.35
     pair_s: float = 0.045
     update_s: float = 0.24
-    slow_update_s: float = 0.95
+    light_update_s: float = 0.95
+    active_s: float = 0.15
     hold_s: float = 0.5
     hold_longest_s: float = 2.0
     floor: float = 3.0

@@ -5,48 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.model import Box, Plane
-from agent.motion.light import Levels, opencv
-from agent.motion.rules import CELL
+from agent.motion.light import opencv
+from agent.motion.rules import CELL, PER_PIXEL
 
 _JOIN = np.ones((3, 3), np.uint8)
 SCATTERED = 6
 
 
 def things(
-    changed: Plane, candidates: Plane, over: Levels, old: Plane, share: tuple[float, float]
+    changed: Plane, candidates: Plane, old: npt.NDArray[np.bool_], share: tuple[float, float]
 ) -> tuple[Plane, tuple[Box, ...], float, bool]:
     """What of the candidates hangs together with old ones.
 
-    changed: pixels; candidates, old: cells, non-zero where so; over: changed pixels too many per cell; share:
-    width and height of one pixel in the picture. Returns the cells (255), boxes (largest first), the excess pixels
-    of the greatest thing, and whether all is scattered: many small things at once are weather.
+    changed: pixels, 255; candidates: cells, counts that are too many; old: cells; share: width and
+    height of one pixel in the picture. Returns the cells (non-zero), boxes (largest first), the excess pixels of the
+    greatest thing, and whether all is scattered: many small things at once are weather.
     """
     cv2 = opencv()
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(candidates, _JOIN), connectivity=8)
     if len(stats) == 2:
         # The usual case, cheaper: all of it is one thing.
-        is_old = np.array([False, True])
+        is_old = [False, True]
         cells, is_scattered = candidates, False
-        sums = [0.0, cv2.mean(over, candidates)[0] * cv2.countNonZero(candidates)]
+        excess = float(candidates.sum())
     else:
-        is_old = np.bincount(labels[old > 0], minlength=len(stats)) > 0
-        is_old[0] = False
-        cells = cv2.bitwise_and(is_old.astype(np.uint8)[labels] * np.uint8(255), candidates)
-        sums = np.bincount(labels[candidates > 0], weights=over[candidates > 0], minlength=len(stats)).tolist()
-        is_scattered = len(stats) > SCATTERED and 2 * max(sums) < sum(sums)
-    # Each pixel counts in four tiles.
-    excess = max(float(total) for total, counts in zip(sums, is_old, strict=True) if counts)
+        every = labels.ravel()
+        found = np.bincount(every, weights=old.ravel(), minlength=len(stats)) > 0
+        sums = np.bincount(every, weights=candidates.ravel(), minlength=len(stats))
+        cells = candidates * found[labels]
+        excess = float(sums[found].max())
+        is_scattered = len(stats) > SCATTERED and bool(2 * sums.max() < sums.sum())
+        is_old = found.tolist()
     boxes: list[Box] = []
-    for label in np.flatnonzero(is_old):
-        left, top, wide, high = (int(side) * CELL for side in stats[label][:4])
+    for (left, top, wide, high, _), counts in zip(stats.tolist(), is_old, strict=True):
+        if not counts:
+            continue
         # A cell counts the tile that begins one cell before it.
-        left, top = max(left - CELL, 0), max(top - CELL, 0)
-        x, y, w, h = cv2.boundingRect(changed[top : top + high + CELL, left : left + wide + CELL])
+        left, top = max(left - 1, 0) * CELL, max(top - 1, 0) * CELL
+        around = changed[top : top + (high + 1) * CELL, left : left + (wide + 1) * CELL]
+        x, y, w, h = cv2.boundingRect(around)
         if w and h:
             boxes.append(Box((left + x) * share[0], (top + y) * share[1], w * share[0], h * share[1]))
-    return cells, tuple(merged(boxes)), excess / 4, is_scattered
+    # Each pixel counts in four tiles.
+    return cells, tuple(merged(boxes)), excess / (4 * PER_PIXEL), is_scattered
 
 
 def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.08) -> list[Box]:
