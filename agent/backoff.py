@@ -26,3 +26,19 @@ class Backoff:
     def reset(self) -> None:
         """All is well: begin anew with the shortest delay."""
         self._tries = 0
+
+
+class Pace:
+    """At most per_s things per second, a second's worth of them at once; per_s 0: no limit. No clock of its own."""
+
+    def __init__(self, per_s: float) -> None:
+        self._interval_ns = round(1e9 / per_s) if per_s else 0
+        self._burst_ns = round(1e9)
+        self._free_ns = 0
+
+    def wait_ns(self, now_ns: int) -> int:
+        """How long until the next one may go; 0 for now."""
+        return max(0, self._free_ns - now_ns)
+
+    def went(self, now_ns: int) -> None:
+        self._free_ns = max(self._free_ns, now_ns - self._burst_ns) + self._interval_ns

@@ -66,6 +66,14 @@ class Board:
         """The board's own serial number (never a PC's: that takes root, and would differ for each user)."""
         return _clean(self._read("proc/device-tree/serial-number"))
 
+    def written_mb(self) -> float | None:
+        """What this process has had written to disks so far, MB, as the kernel counts it (SQLite's part too)."""
+        for line in (self._read("proc/self/io") or "").splitlines():
+            name, _, rest = line.partition(":")
+            if name == "write_bytes":
+                return int(rest) / 1e6
+        return None
+
     def temperature_c(self) -> float | None:
         """Of the processor: the zone that says so, else the first one."""
         number = _number(self._read(self._heat)) if self._heat is not None else None

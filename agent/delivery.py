@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Protocol
 
-from agent.backoff import Backoff
+from agent.backoff import Backoff, Pace
 from agent.model import NS_PER_S, OutboxKind, OutboxRow
 
 PAGE = 32
@@ -41,8 +41,10 @@ class Delivery:
     refused: kinds held back -> the broker's words. delivered_some: this connection settled at least one row.
     """
 
-    def __init__(self, backoff: Backoff) -> None:
+    def __init__(self, backoff: Backoff, pace: Pace | None = None) -> None:
+        """pace: how fast a backlog may go; None: as fast as it can."""
         self._backoff = backoff
+        self._pace = pace or Pace(0)
         self._cursor = 0
         self._page: deque[OutboxRow] = deque()
         self._look = True
@@ -92,14 +94,21 @@ class Delivery:
         """Boot-clock time when held rows are tried again; None when none are, or their trial is under way."""
         return self._retry_ns if self._held and not self._probing and not self._probes else None
 
+    def pause_ns(self, now_ns: int) -> int:
+        """How long nothing may be sent, for the pace."""
+        return self._pace.wait_ns(now_ns)
+
     def next(self, outbox: Outbox, now_ns: int) -> OutboxRow | None:
         """The row to send now, noted as in flight; None when there is none."""
+        if self._pace.wait_ns(now_ns):
+            return None
         wake_ns = self.wake_ns()
         if wake_ns is not None and now_ns >= wake_ns:
             self._begin_trial(outbox)
         row = self._probes.popleft() if self._probes else self._next_in_order(outbox)
         if row is not None:
             self._in_flight[row.seq] = row.kind
+            self._pace.went(now_ns)
         return row
 
     def _begin_trial(self, outbox: Outbox) -> None:

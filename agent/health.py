@@ -15,6 +15,7 @@ from agent.ladder import Ease, Ladder
 from agent.messages import (
     ClockHealth,
     CommandsHealth,
+    DiskHealth,
     HeadHealth,
     HealthMessage,
     LinkHealth,
@@ -29,6 +30,9 @@ from agent.topics import HEALTH
 
 log = logging.getLogger(__name__)
 
+RATE_AFTER_S = 3600.0
+"""Writing per day is told from an hour on: the first minutes would exaggerate it."""
+
 CLOCK_GRACE_S = 600.0
 """A time service needs some minutes after boot; an unsynchronised clock is trouble only after that."""
 STRAIN_EVERY_NS = 5 * NS_PER_S
@@ -39,6 +43,7 @@ class Health:
 
     def __init__(self, settings: Settings, clock: Clock, root: Path) -> None:
         self._interval_ns = round(settings.health.interval_s * NS_PER_S)
+        self._endurance_tb = settings.clips.card_endurance_tb
         self._clock = clock
         self._board = Board(root)
         self._ladder = Ladder()
@@ -139,6 +144,7 @@ class Health:
                 bytes=storage.clip_bytes,
                 oldest=None if storage.oldest_clip_wall_ns is None else rfc3339(storage.oldest_clip_wall_ns),
             ),
+            disk=self._disk(now_ns, storage),
             outbox=OutboxHealth(
                 depth=storage.outbox_rows,
                 bytes=storage.outbox_bytes,
@@ -159,6 +165,21 @@ class Health:
                 refused=commands.refused + commands.dropped,
                 live_frames=commands.live_frames,
             ),
+        )
+
+    def _disk(self, now_ns: int, storage: StorageStatus) -> DiskHealth:
+        written_mb, elapsed_s = self._board.written_mb(), (now_ns - self._born_ns) / NS_PER_S
+        per_day_mb = None
+        if written_mb is not None and elapsed_s >= RATE_AFTER_S:
+            per_day_mb = written_mb * 86400 / elapsed_s
+        life_years = self._endurance_tb * 1e6 / (per_day_mb * 365) if per_day_mb and self._endurance_tb else None
+        return DiskHealth(
+            written_mb=_rounded(written_mb),
+            written_mb_per_day=_rounded(per_day_mb),
+            life_years=_rounded(life_years),
+            slowest_sync_ms=_rounded(storage.slowest_sync_ms),
+            sync_stalls=storage.sync_stalls,
+            clips_untold=storage.clips_untold,
         )
 
     def _clock_trouble(self, now_ns: int) -> str:

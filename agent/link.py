@@ -15,7 +15,7 @@ from paho.mqtt.client import topic_matches_sub
 from paho.mqtt.properties import Properties
 
 from agent.answers import MAX_INCOMING_BYTES, Answers
-from agent.backoff import Backoff
+from agent.backoff import Backoff, Pace
 from agent.clock import Clock, rfc3339
 from agent.connection import (
     NO_SUBSCRIBER,
@@ -101,7 +101,7 @@ class Link:
         self._clock = clock
         self._listen = {self._topics.at(topic): told for topic, told in (listen or {}).items()}
         self._will_delay_s = will_delay_s
-        self._delivery = Delivery(Backoff(jitter))
+        self._delivery = Delivery(Backoff(jitter), Pace(settings.drain_per_s))
         self._client_id = f"{node.site}/{node.id}"
         self._reconnect = Reconnect(self._client_id, jitter, self.beat_ns)
         self._answers = Answers(
@@ -225,7 +225,7 @@ class Link:
 
     def _bounded_wait(self, connection: Connection, wait_s: float) -> float:
         if connection.room > 0 and self._delivery.has_more and self._outbox is not None and self._echo.is_heard:
-            return 0.0
+            return min(wait_s, self._delivery.pause_ns(self._clock.boot_ns()) / NS_PER_S)
         wake_ns = [each for each in (self._delivery.wake_ns(), self._echo.wake_ns()) if each is not None]
         if not wake_ns:
             return wait_s

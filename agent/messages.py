@@ -242,6 +242,27 @@ class RingHealth(_Message):
     oldest: Time | None = Field(None, description="Start of the oldest clip.")
 
 
+class DiskHealth(_Message):
+    """What the node asks of its disk, and how it answers."""
+
+    written_mb: float | None = Field(
+        None, ge=0, description="Written by this process since its start, MB.", examples=[812.4]
+    )
+    written_mb_per_day: float | None = Field(
+        None, ge=0, description="The same per day, after the first hour.", examples=[2410.0]
+    )
+    life_years: float | None = Field(
+        None, ge=0, description="How long a new card of clips.card_endurance_tb would last so.", examples=[11.4]
+    )
+    slowest_sync_ms: float | None = Field(
+        None, ge=0, description="The slowest sync of a clip since the start.", examples=[184.0]
+    )
+    sync_stalls: int | None = Field(None, ge=0, description="Syncs of clips that took above 1 s.", examples=[0])
+    clips_untold: int | None = Field(
+        None, ge=0, description="Clips deleted before the broker was told of them.", examples=[0]
+    )
+
+
 class OutboxHealth(_Message):
     """Messages owed to the broker."""
 
@@ -324,6 +345,7 @@ class HealthMessage(_Message):
     wifi_dbm: float | None = Field(None, description="Signal of the wireless network, dBm.", examples=[-58.0])
     disk_free_mb: float | None = Field(None, ge=0, description="Of the clips' file system, MB.", examples=[48211.0])
     ring: RingHealth = Field(RingHealth(), description="The clips on the node's disk.")
+    disk: DiskHealth = Field(DiskHealth(), description="What is asked of the disk, and how it answers.")
     outbox: OutboxHealth = Field(OutboxHealth(), description="Messages owed to the broker.")
     head: HeadHealth = Field(HeadHealth(epoch="", seq=0), description="The newest message of the event stream.")
     clock: ClockHealth = Field(ClockHealth(), description="Whether times can be believed.")

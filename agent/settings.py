@@ -206,6 +206,9 @@ class ClipSettings(_Section):
     budget_mb: int = Field(8000, ge=8, le=10_000_000, description="All clips together, MB.")
     max_age_days: float = Field(30, gt=0, le=3650, description="Older clips are deleted.")
     min_free_mb: int = Field(500, ge=0, le=1_000_000, description="Keep so much of the disk free.")
+    card_endurance_tb: float = Field(
+        0, ge=0, le=100_000, description="TB that may be written to the card by its data sheet; 0: unknown."
+    )
     pre_roll_s: float = Field(5, ge=0, le=60, description="Seconds of video before the event.")
     post_roll_s: float = Field(5, ge=0, le=60, description="Seconds of video after the event.")
     max_clip_s: float = Field(120, ge=10, le=3600, description="A longer clip goes on in a new file.")
@@ -235,6 +238,9 @@ class MqttSettings(_Section):
         "homeassistant", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Home Assistant's discovery prefix."
     )
     keepalive_s: int = Field(20, ge=5, le=600, description="A silent connection is noticed within 1.5 times this.")
+    drain_per_s: float = Field(
+        200, ge=0, le=10_000, description="Messages of a backlog sent per second at most; 0: no limit."
+    )
     require_subscriber: bool = Field(
         True, description="A message that nobody subscribes to (PUBACK 0x10) is kept and sent again."
     )

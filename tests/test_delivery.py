@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_fixtures import MemoryOutbox
 
-from agent.backoff import Backoff
+from agent.backoff import Backoff, Pace
 from agent.clock import SystemClock
 from agent.delivery import Delivery
 from agent.model import NS_PER_S, OutboxKind
@@ -158,3 +158,19 @@ def test_what_is_held_and_then_evicted_is_forgotten() -> None:
     assert delivery.next(outbox, wake_ns) is None
     assert not delivery.refused
     assert delivery.wake_ns() is None
+
+
+def test_a_backlog_goes_at_its_pace_with_a_seconds_worth_at_once() -> None:
+    outbox = outbox_of([OutboxKind.EVENT] * 301)
+    delivery = Delivery(Backoff(lambda: 0.0), Pace(100))
+    begin_ns = now_ns = 10 * NS_PER_S
+    at_once, sent = 0, 0
+    while sent < 301:
+        row = delivery.next(outbox, now_ns)
+        sent += row is not None
+        at_once += row is not None and now_ns == begin_ns
+        if row is None:
+            assert delivery.pause_ns(now_ns) > 0
+            now_ns += delivery.pause_ns(now_ns)
+    assert 100 <= at_once <= 101
+    assert 2 <= (now_ns - begin_ns) / NS_PER_S <= 2.01
