@@ -16,7 +16,7 @@ from agent import __version__
 from agent.errors import AgentError, ConfigError
 from agent.settings import Settings, load_settings
 
-COMMANDS = ("run", "demo", "replay", "check", "clips", "watch", "schema", "update", "provision", "aim")
+COMMANDS = ("run", "demo", "replay", "tune", "check", "clips", "watch", "schema", "update", "provision", "aim")
 
 EXIT_CODES = """exit codes:
   0    done (run: stopped by SIGTERM or SIGINT)

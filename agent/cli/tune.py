@@ -1,0 +1,349 @@
+"""`camera-agent tune`: tries settings on recordings, counts what they change. Writes the files that it is told to."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import ValidationError
+from tomlkit.exceptions import TOMLKitError
+from tqdm import tqdm
+
+from agent.cameras.video import VideoOptions, VideoSource
+from agent.cli import add_config, load_settings
+from agent.cli.sheet import Card, write_sheet
+from agent.clock import SystemClock
+from agent.errors import ConfigError, StorageError
+from agent.handoffs import EventBoard, FrameSlot, StatusBoard
+from agent.model import NS_PER_S, EndReason, Event, Frame, Packet, Phase, Thumbnail
+from agent.settings import DetectionSettings, Settings
+from agent.ulid import new_ulid
+from agent.vision import Vision
+
+HELP = "try settings over recordings, count the events they gain and lose, write the chosen ones to the settings file"
+
+NEAR_S = 1.0
+"""Two events are the same where they overlap, give or take this."""
+
+STEPS: dict[str, tuple[float, ...]] = {
+    "sensitivity": (20, 35, 50, 65, 80),
+    "confirm_frames": (2, 3, 5, 8),
+    "quiet_s": (3, 10, 20),
+}
+"""What is tried when nothing is asked for: one setting at a time, the others as they are."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="recordings of this camera, of typical days")
+    add_config(parser)
+    parser.add_argument(
+        "--try",
+        dest="tries",
+        action="append",
+        default=[],
+        metavar="NAME=V[,V...]",
+        help="values to try of a [detection] setting; several times: every combination. zones=ID leaves a zone out",
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="a manifest of what there is to find; else compare with the settings",
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="pictures of the events that differ (.html or .png)"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the best (by --truth), or the only one tried, into this file"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_settings(args.config)
+    if args.sheet is not None and args.sheet.suffix not in (".html", ".png"):
+        raise ConfigError("write", args.sheet, "neither .html nor .png", hint="name it SHEET.html")
+    choices = list(choices_of(args.tries, settings))
+    if args.write is not None and args.truth is None and len(choices) != 1:
+        raise ConfigError(
+            "write",
+            args.write,
+            f"{len(choices)} settings were to be tried, and nothing says which is right",
+            hint="give --truth, or look at the table and --try the one you want",
+        )
+    truth = _truth(args.truth, args.videos) if args.truth is not None else None
+    trials = [Trial(Choice(), settings), *(Trial(choice, settings) for choice in choices)]
+    for number, video in enumerate(args.videos):
+        _watch(video, number, trials, settings)
+    expected = trials[0].found if truth is None else truth
+    rows = [compare(trial, expected) for trial in trials]
+    print_table(rows, is_truth=truth is not None)
+    best = best_of(rows, len(expected)) if truth is not None else rows[-1]
+    if args.sheet is not None:
+        write_sheet(args.sheet, [(words_of(row, rows[0], truth is not None), cards_of(row)) for row in rows])
+        tqdm.write(f"pictures of the events that differ: {args.sheet}")
+    if truth is not None:
+        tqdm.write(f"best: {best.trial.choice}")
+    if args.write is not None:
+        write_settings(args.write, best.trial.choice)
+        tqdm.write(f"{args.write}: {best.trial.choice}")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Settings that differ from the present ones. without: zones left out."""
+
+    detection: tuple[tuple[str, float], ...] = ()
+    without: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        words = [f"{name}={value:g}" for name, value in self.detection] + [
+            f"without zone {zone}" for zone in self.without
+        ]
+        return ", ".join(words) or "as it is"
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """Raises ConfigError for values out of bounds."""
+        try:
+            detection = DetectionSettings.model_validate({**settings.detection.model_dump(), **dict(self.detection)})
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise ConfigError("try", f"detection.{problem['loc'][0]}={problem['input']}", problem["msg"]) from None
+        zones = [zone for zone in settings.zones if zone.id not in self.without]
+        return settings.model_copy(update={"detection": detection, "zones": zones})
+
+
+def choices_of(tries: Sequence[str], settings: Settings) -> Iterator[Choice]:
+    """What to try: every combination of what was asked for; or one step at a time, and each zone left out."""
+    present = settings.detection.model_dump()
+    if not tries:
+        for name, values in STEPS.items():
+            yield from (Choice(((name, value),)) for value in values if value != present[name])
+        yield from (Choice(without=(zone.id,)) for zone in settings.zones if zone.kind != "privacy")
+        return
+    axes: list[list[Choice]] = []
+    for words in tries:
+        name, _, listed = words.partition("=")
+        if name == "zones":
+            known = [zone.id for zone in settings.zones if zone.kind != "privacy"]
+            if unknown := [zone for zone in listed.split(",") if zone not in known]:
+                hint = f"one of {', '.join(known)}" if known else "no zone is configured"
+                raise ConfigError("try", words, f"there is no zone {unknown[0]!r} to leave out", hint=hint)
+            axes.append([Choice(without=(zone,)) for zone in listed.split(",")])
+            continue
+        if name not in present:
+            raise ConfigError(
+                "try", words, f"no setting {name!r} in [detection]", hint=f"one of {', '.join(present)}"
+            )
+        try:
+            axes.append([Choice(((name, float(value)),)) for value in listed.split(",")])
+        except ValueError:
+            raise ConfigError("try", words, "not numbers", hint=f"such as {name}=3,5,8") from None
+    for parts in itertools.product(*axes):
+        detection = tuple(pair for part in parts for pair in part.detection)
+        yield Choice(detection, tuple(zone for part in parts for zone in part.without))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One event of one recording, seconds from its first frame."""
+
+    video: int
+    start_s: float
+    end_s: float
+    picture: Thumbnail | None = field(default=None, repr=False)
+
+    def is_like(self, other: Found) -> bool:
+        return (
+            self.video == other.video
+            and self.start_s <= other.end_s + NEAR_S
+            and other.start_s <= self.end_s + NEAR_S
+        )
+
+
+class Trial:
+    """The vision stage with one choice of settings."""
+
+    def __init__(self, choice: Choice, settings: Settings) -> None:
+        self.choice = choice
+        self.found: list[Found] = []
+        self._settings = choice.applied_to(settings)
+        self._ids = itertools.count(1)
+
+    def begin(self, video: int) -> None:
+        self._video = video
+        self._slot, self._board = FrameSlot(), EventBoard()
+        self._vision = Vision(
+            self._settings, self._slot, self._board, StatusBoard(), lambda: new_ulid(0, next(self._ids))
+        )
+        self._t0_ns: int | None = None
+
+    def see(self, frame: Frame) -> None:
+        if self._t0_ns is None:
+            self._t0_ns = frame.t_ns
+        self._slot.put(frame)
+        self._vision.step(0)
+        self._take()
+
+    def end(self) -> None:
+        self._vision.close(EndReason.SHUTDOWN)
+        self._take()
+
+    def _take(self) -> None:
+        for event in self._board.take():
+            if event.phase is Phase.END:
+                self.found.append(self._of(event))
+
+    def _of(self, event: Event) -> Found:
+        start_ns, end_ns = (moment.t_ns - (self._t0_ns or 0) for moment in (event.start, event.end or event.last))
+        return Found(self._video, start_ns / NS_PER_S, end_ns / NS_PER_S, event.thumbnail)
+
+
+class _Frames:
+    """What a step of the source delivered."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Frame] = []
+
+    def on_packet(self, packet: Packet) -> None:
+        """Nothing is recorded here."""
+
+    def on_frame(self, frame: Frame) -> None:
+        self.waiting.append(frame)
+
+
+def _watch(video: str, number: int, trials: list[Trial], settings: Settings) -> None:
+    """Decode once, look with all. Raises CameraError where the recording cannot be read."""
+    camera = settings.camera
+    masks = tuple(tuple(zone.polygon) for zone in settings.zones if zone.kind == "privacy")
+    options = VideoOptions(
+        source=video,
+        lores_width=camera.lores_width,
+        lores_height=camera.lores_height,
+        masks=masks,
+        want_packets=False,
+    )
+    source, frames = VideoSource(options, SystemClock()), _Frames()
+    source.open(NS_PER_S)
+    for trial in trials:
+        trial.begin(number)
+    name = Path(video).name
+    try:
+        with tqdm(desc=name, unit=" frames", disable=not sys.stderr.isatty(), leave=False) as bar:
+            more = True
+            while more:
+                more = source.step(frames)
+                for frame in frames.waiting:
+                    for trial in trials:
+                        trial.see(frame)
+                bar.update(len(frames.waiting))
+                frames.waiting.clear()
+    finally:
+        source.close()
+    for trial in trials:
+        trial.end()
+
+
+def _truth(path: Path, videos: Sequence[str]) -> list[Found]:
+    """The events of the manifest, for the recordings at hand. Raises ConfigError."""
+    try:
+        clips = {clip["file"]: clip for clip in json.loads(path.read_text(encoding="utf-8"))["clips"]}
+        found = []
+        for number, video in enumerate(videos):
+            clip = clips[Path(video).name]
+            found += [Found(number, first / clip["fps"], last / clip["fps"]) for first, last in clip["events"]]
+        return found
+    except KeyError as error:
+        raise ConfigError("read", path, f"nothing about {error}", hint="clips need file, fps and events") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError("read", path, error, hint="a manifest is JSON: clips with file, fps, events") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One choice beside what was expected. lost: expected and not found; new: found and not expected."""
+
+    trial: Trial
+    lost: list[Found]
+    new: list[Found]
+
+
+def compare(trial: Trial, expected: Sequence[Found]) -> Row:
+    lost = [one for one in expected if not any(one.is_like(event) for event in trial.found)]
+    return Row(trial, lost, [event for event in trial.found if not any(event.is_like(one) for one in expected)])
+
+
+def best_of(rows: Sequence[Row], expected: int) -> Row:
+    """Fewest missed, then fewest false, then nearest to one event each, then the first, which is the present one."""
+    return min(rows, key=lambda row: (len(row.lost), len(row.new), abs(len(row.trial.found) - expected)))
+
+
+def words_of(row: Row, present: Row, is_truth: bool) -> str:
+    number, instead = len(row.trial.found), len(present.trial.found)
+    counts = f"{number} events" if row is present else f"{number} events instead of {instead}"
+    if row is present and not is_truth:
+        return f"{row.trial.choice}: {counts}"
+    lost, new = ("missed", "false") if is_truth else ("lost", "new")
+    return f"{row.trial.choice}: {counts}; {len(row.lost)} {lost}, {len(row.new)} {new}"
+
+
+def print_table(rows: Sequence[Row], *, is_truth: bool) -> None:
+    width = max(len(str(row.trial.choice)) for row in rows)
+    lost, new = ("missed", "false") if is_truth else ("lost", "new")
+    tqdm.write(f"{'settings':{width}} {'events':>6} {'instead of':>10} {lost:>6} {new:>5} {'minutes':>7}  lost at")
+    for row in rows:
+        minutes = sum(event.end_s - event.start_s for event in row.trial.found) / 60
+        places = ", ".join(_place(event) for event in row.lost[:4]) + (" ..." if len(row.lost) > 4 else "")
+        tqdm.write(
+            f"{row.trial.choice!s:{width}} {len(row.trial.found):>6} {len(rows[0].trial.found):>10} "
+            f"{len(row.lost):>6} {len(row.new):>5} {minutes:>7.1f}  {places}".rstrip()
+        )
+
+
+def cards_of(row: Row) -> list[Card]:
+    return [Card(f"lost: {_place(event)}", event.picture, True) for event in row.lost] + [
+        Card(f"new: {_place(event)}", event.picture, False) for event in row.new
+    ]
+
+
+def _place(event: Found) -> str:
+    minutes, seconds = divmod(event.start_s, 60)
+    return f"{event.video + 1}@{int(minutes)}:{seconds:04.1f}"
+
+
+def write_settings(path: Path, choice: Choice) -> None:
+    """Put choice into the settings file at path, or a new one; all else there, comments too, stays as it is."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        document: Any = tomlkit.parse(text)
+    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
+        raise ConfigError("read", path, error) from error
+    if choice.detection:
+        section = document.setdefault("detection", tomlkit.table())
+        for name, value in choice.detection:
+            section[name] = int(value) if value == int(value) else value
+    if choice.without:
+        zones = document.get("zones", [])
+        for index in reversed(range(len(zones))):
+            if zones[index].get("id") in choice.without:
+                del zones[index]
+    whole = tomlkit.dumps(document)
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(whole, encoding="utf-8")
+        load_settings(beside)  # refuses what the node would refuse, before the old file is gone
+        if path.exists():
+            beside.chmod(path.stat().st_mode & 0o777)
+        os.replace(beside, path)
+    except OSError as error:
+        raise StorageError("write", path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
