@@ -82,6 +82,7 @@ upgrade() { camera-agent-upgrade "$@" --stable 4 --limit 12 > /rig/out/upgrade.l
 well() { is_ready && sees 'frames [1-9].*broker connected'; }
 for bad in $P/packages/bad-*.package; do
   camera-agent-upgrade "$bad" > /rig/out/refused 2>&1 && fail "$(basename "$bad") was installed"
+  grep -q 'install package' /rig/out/refused || fail "$(basename "$bad"): $(cat /rig/out/refused)"
 done
 expect "damaged, unsigned and foreign packages are refused: $(tail -1 /rig/out/refused)" [ "$(current)" = "$(cat $P/base)" ]
 t=$(now); upgrade $P/packages/good.package; rc=$?
