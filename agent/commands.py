@@ -284,7 +284,8 @@ class Commands:
             self._send(command.reply_topic, answer, command.correlation)
 
         stored = answer.decode() if len(answer) <= STORED_ANSWER_BYTES else None
-        detail = outcome.error.detail if outcome.error is not None else ""
+        about = str(getattr(command.args, "clip_id", ""))
+        detail = " ".join(filter(None, (about, outcome.error.detail if outcome.error is not None else "")))
         row = AuditRow(
             command.client,
             command.id,

@@ -12,6 +12,8 @@ from broker import Mosquitto, requires_mosquitto
 from command_fixtures import BASE, Bench, Client
 from link_fixtures import ulid
 
+from agent.cli import main
+
 pytestmark = requires_mosquitto
 
 
@@ -247,6 +249,21 @@ def test_a_clip_is_protected_released_and_erased(bench: Bench, client: Client) -
     assert not path.exists()
     assert client.ask("clip.erase", {"clip_id": clip.id})["error"]["code"] == "not-found"
     assert client.ask("clips.list")["result"]["clips"] == []
+
+
+def test_what_was_asked_is_shown_on_the_node(
+    bench: Bench, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = bench.add_clip(1)
+    client.ask("clip.protect", {"clip_id": clip.id})
+    client.ask("clip.get", {"clip_id": "\x1b[2J"})
+    for _ in range(5):
+        bench.step()
+    assert main(["clips", "commands", "--directory", str(bench.directory)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "ok             clip.protect of page-1" in lines[0]
+    assert clip.id in lines[0]
+    assert "invalid        clip.get of page-1" in lines[1]
 
 
 def test_restart_is_answered_and_asked_for_once(bench: Bench, client: Client) -> None:

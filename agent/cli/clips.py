@@ -36,7 +36,7 @@ MB = 1_000_000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(
-        dest="what", metavar="list|show|export|verify|protect|release|erase", required=True
+        dest="what", metavar="list|show|export|verify|protect|release|erase|commands", required=True
     )
 
     listing = commands.add_parser("list", help="a table of all clips, oldest first")
@@ -62,6 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_place(verify)
     verify.add_argument("--quick", action="store_true", help="decode only the first frame of each clip")
     verify.set_defaults(act=_verify)
+
+    audit = commands.add_parser(
+        "commands", help="what was asked of this node over MQTT, done or refused, oldest first"
+    )
+    audit.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N (default: 50)")
+    _add_place(audit)
+    audit.set_defaults(act=_commands)
 
     for name, what, act in (
         ("protect", "keep clips whatever the ring's bounds say", _protect),
@@ -218,6 +225,14 @@ def _show(place: _Place, args: argparse.Namespace) -> int:
             f"event {event_id}: {body.kind}, rev {body.rev}, {body.start} to {body.end or 'now'}"
             f" ({body.end_reason or 'going on'}), score {body.score}, zones {', '.join(body.zones) or '-'}"
         )
+    return 0
+
+
+def _commands(place: _Place, args: argparse.Namespace) -> int:
+    for row in place.ledger.commands(max(1, args.limit)):
+        who = row.client or "?"
+        words = f"{place.local(row.wall_ns):%Y-%m-%d %H:%M:%S}  {row.code:<14} {row.verb} of {who}  {row.detail}"
+        print("".join(char if char.isprintable() else "?" for char in words).rstrip())
     return 0
 
 
