@@ -377,7 +377,7 @@ class _Run:
         self._tear_down()
 
     def _tear_down(self) -> None:
-        """The order that returned in 0.3 s with a stalled camera and with a dead event loop alike (facts: 2.2)."""
+        """The order that returned in 0.3 s with a stalled camera and with a dead event loop alike."""
         camera, self._camera = self._camera, None
         if camera is None:
             return

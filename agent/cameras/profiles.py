@@ -185,6 +185,7 @@ class PretendedPicamera2:
         self.is_open = False
         self.pre_callback: Any = None
         self.layouts: dict[str, Layout] = {}
+        self._buffers: dict[str, list[Plane]] = {}
         self._board = board
         self._config: dict[str, Any] = {}
         self._encoders: list[tuple[PretendedEncoder, Any, H264Encoder]] = []
@@ -223,6 +224,10 @@ class PretendedPicamera2:
             stride = -(-width // profile.align) * profile.align
             made[name] = {"format": profile.format, "size": (width, height), "stride": stride}
             self.layouts[name] = Layout.of(made[name])
+            size, garbage = height * stride * 3 // 2, np.random.default_rng(7)
+            self._buffers[name] = [
+                garbage.integers(0, 256, size, dtype=np.uint8) for _ in range(config["buffer_count"])
+            ]
         self._config = made
 
     def camera_configuration(self) -> dict[str, Any]:
@@ -270,13 +275,12 @@ class PretendedPicamera2:
         return True
 
     def _laid_out(self, name: str, picture: Planes, number: int) -> Plane:
-        """The picture in a buffer as the ISP writes it, with whatever was there before in the padding."""
+        """The picture in the next buffer as the ISP writes it, with whatever was there before in the padding."""
         layout = self.layouts[name]
-        size = layout.height * layout.stride * 3 // 2
-        flat = np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8)
+        flat = self._buffers[name][number % len(self._buffers[name])]
         for into, plane in zip(layout.planes(flat), picture, strict=True):
             into[:] = plane
-        return flat[: size // 2] if name == "lores" and "short-buffer" in self._board.faults else flat
+        return flat[: flat.size // 2] if name == "lores" and "short-buffer" in self._board.faults else flat
 
     def _encode(self, request: PretendedRequest, number: int) -> None:
         sensor_us = int(request.metadata["SensorTimestamp"] / 1000)
