@@ -68,7 +68,7 @@ def _constant(word: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > _MAX_DIGITS or abs(int(digits)) > MAX_INTEGER:
+    if len(digits.lstrip("-")) > _MAX_DIGITS or not -MAX_INTEGER - 1 <= int(digits) <= MAX_INTEGER:
         raise StrictJsonError("malformed", f"the number {digits[:24]}... is beyond 64 bits")
     return int(digits)
 
