@@ -191,6 +191,12 @@ class ZoneSettings(_Section):
     polygon: list[tuple[Share, Share]] = Field(
         min_length=3, max_length=64, description="Corners as [[x, y], ...], each 0..1."
     )
+    sensitivity: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Of a detect zone, in place of detection.sensitivity; where zones overlap, the greatest.",
+    )
 
 
 class ClipSettings(_Section):

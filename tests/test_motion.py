@@ -283,6 +283,29 @@ def test_higher_sensitivity_finds_smaller_and_fainter_people() -> None:
     assert found(100, 14, 50.0)
 
 
+def test_a_zone_has_a_sensitivity_of_its_own() -> None:
+    """Somebody small crosses; he is found where the zone is sensitive, and only there."""
+
+    def scene(t_s: float) -> Picture:
+        return walker(t_s, height=14, level=50.0, feet=200)
+
+    left = [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)]
+
+    def zones(of_left: int | None, of_right: int | None) -> list[ZoneSettings]:
+        return [
+            ZoneSettings.model_validate({"id": name, "kind": "detect", "polygon": polygon, "sensitivity": own})
+            for name, polygon, own in (("left", left, of_left), ("right", RIGHT, of_right))
+        ]
+
+    assert active_times(watch(scene, 9, sensitivity=0, zones=zones(None, None))) == []
+    motions = watch(scene, 9, sensitivity=0, zones=zones(None, 100))
+    # He is at the middle 2.9 s after he came.
+    assert 6.6 < min(active_times(motions)) < 7.4
+    times = active_times(watch(scene, 9, sensitivity=100, zones=zones(None, 0)))
+    assert 4 < min(times) < 5
+    assert max(times) < 7.4
+
+
 def test_two_runs_say_the_same() -> None:
     assert watch(walker, 7) == watch(walker, 7)
 

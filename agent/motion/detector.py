@@ -25,7 +25,7 @@ from agent.motion.light import (
 from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, PER_PIXEL, TILE, Rules
 from agent.motion.things import things
 from agent.settings import ZoneSettings
-from agent.zones import Zones
+from agent.zones import Zones, fill
 
 _NEAR = np.ones((5, 5), np.uint8)
 _INSIDE = np.ones((9, 9), np.uint8)
@@ -94,19 +94,34 @@ class Detector:
             np.empty((self._crop[0] >> n, self._crop[1] >> n), np.uint8) for n in range(1, self._halvings + 1)
         ]
         self._black = np.full((self._h, self._w), BLACK, np.uint8)
-        self._set_sensitivity(sensitivity)
+        self._set_sensitivity(sensitivity, ours)
         self._t_ns: int | None = None
 
-    def _set_sensitivity(self, sensitivity: int) -> None:
+    def _set_sensitivity(self, sensitivity: int, zones: Sequence[ZoneSettings]) -> None:
+        rules = self._rules
         # 0: four times as many changed pixels and twice the contrast; 100: a quarter and half.
         ease = 2.0 ** ((50 - sensitivity) / 25)
-        self._floor = self._rules.floor * math.sqrt(ease)
-        self._spread = self._rules.spread * max(1.0, math.sqrt(ease))
-        self._least = self._rules.need * ease
-        self._need: Levels = np.full((self._cells[1], self._cells[0]), self._least, np.float32)
+        self._need: Levels = np.full((self._cells[1], self._cells[0]), rules.need * ease, np.float32)
+        self._floor: Levels | float = rules.floor * math.sqrt(ease)
+        self._spread: Levels | float = rules.spread * max(1.0, math.sqrt(ease))
+        own = [
+            (zone.sensitivity, zone.polygon)
+            for zone in zones
+            if zone.kind == "detect" and zone.sensitivity is not None
+        ]
+        if own:
+            eases = np.full((self._h, self._w), ease, np.float32)
+            # The greatest last, so that it holds where zones overlap.
+            for wanted, polygon in sorted(own):
+                zone_ease = 2.0 ** ((50 - wanted) / 25)
+                eases[fill(polygon, self._w, self._h) > 0] = zone_ease
+                self._need[fill(polygon, *self._cells) > 0] = rules.need * zone_ease
+            self._floor = (rules.floor * np.sqrt(eases)).astype(np.float32)
+            self._spread = (rules.spread * np.maximum(1, np.sqrt(eases))).astype(np.float32)
+        self._least = float(self._need.min())
         # Bytes: at least so many count.
-        enough = np.ceil(self._need * np.float32(self._rules.moves * PER_PIXEL))
-        self._moves_least: Plane = np.clip(enough, 1 if self._rules.moves else 0, 255).astype(np.uint8)
+        enough = np.ceil(self._need * np.float32(rules.moves * PER_PIXEL))
+        self._moves_least: Plane = np.clip(enough, 1 if rules.moves else 0, 255).astype(np.uint8)
 
     def _begin(self, small: Plane, t_ns: int) -> None:
         """Forget everything; small is the first frame of a new scene."""
