@@ -1,0 +1,62 @@
+"""A bounded round of what scripts/torture does for longer: kills of broker and node, and too few file descriptors."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torture
+from broker import requires_mosquitto, until
+from program import write_settings
+
+pytestmark = [pytest.mark.broker, requires_mosquitto]
+pytest_plugins = ["closing"]
+
+
+def test_broker_and_node_killed_in_mid_flight_lose_no_message(tmp_path: Path) -> None:
+    row = torture.Row()
+    with torture.broker_and_dashboard(tmp_path) as (broker, subscriber):
+        node = torture.start_node(tmp_path / "node", broker.port, 150)
+        until(lambda: _took(subscriber, 60), "messages flow")
+        broker.kill()
+        node.kill()
+        node.wait()
+        node = torture.start_node(tmp_path / "node", broker.port, 150)
+        broker.start()
+        assert node.wait(60) == 0
+        torture.settle(subscriber)
+        torture.account(row, tmp_path / "node", subscriber)
+    assert row.states >= 300
+    assert row.lost == 0, row.words
+
+
+def _took(subscriber: torture.Subscriber, number: int) -> bool:
+    subscriber.wait_a_moment()
+    return len(subscriber.messages) >= number
+
+
+def test_a_program_with_64_file_descriptors_runs(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, 1)
+    with (tmp_path / "log").open("wb") as log:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "agent", "run", "--config", str(config)],
+            stderr=log,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+        )
+    try:
+        until(lambda: _says(tmp_path / "log", "learning the background"), "the node runs")
+        node.terminate()
+        assert node.wait(30) == 0
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    finally:
+        node.kill()
+        node.wait()
+
+
+def _says(log: Path, words: str) -> bool:
+    time.sleep(0.02)
+    return words in log.read_text()
