@@ -346,3 +346,15 @@ def test_the_example_has_five_nodes_with_names_for_people() -> None:
     fleet = make.read_fleet(tomllib.loads(EXAMPLE.read_text(encoding="utf-8")), EXAMPLE)
     assert len(fleet.nodes) == 5
     assert all(node.name and node.location for node in fleet.nodes)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.toml")), ids=lambda path: path.name)
+def test_every_example_is_read_by_the_agent(path: Path) -> None:
+    load_settings(path, environ={})
+
+
+def test_the_brokers_example_is_what_provision_makes_of_the_example_fleet() -> None:
+    fleet = make.read_fleet(tomllib.loads(EXAMPLE.read_text(encoding="utf-8")), EXAMPLE)
+    directory = ROOT / "config/mosquitto"
+    assert (directory / "mosquitto.conf").read_text() == make.mosquitto_conf(fleet, "/etc/mosquitto/camera-agent")
+    assert (directory / "acl").read_text() == make.acl(fleet)
