@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from faulty_disk import FailingDisk
+from faulty_disk import FailingDisk, Leaves, RecordingDisk
 
 from agent.disk import DirectoryRefusedError, Disk, storage_error
 from agent.errors import StorageError
@@ -97,3 +97,32 @@ def test_lock_is_exclusive_until_closed(tmp_path: Path) -> None:
 
 def test_free_bytes_is_what_this_user_may_write(tmp_path: Path) -> None:
     assert 0 < Disk().free_bytes(tmp_path) <= os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
+
+
+def test_a_sync_that_stalls_is_counted(tmp_path: Path) -> None:
+    disk, times_ns = Disk(), iter([0, 20_000_000, 100_000_000, 5_100_000_000])
+    disk.clock = lambda: next(times_ns)
+    file = disk.create(tmp_path / "clip")
+    disk.datasync(file)
+    assert (disk.sync_stalls, disk.slowest_sync_ns) == (0, 20_000_000)
+    disk.sync(file)
+    assert (disk.sync_stalls, disk.slowest_sync_ns) == (1, 5_000_000_000)
+    disk.close(file)
+
+
+def test_a_small_file_is_old_or_new_wherever_the_power_is_cut(tmp_path: Path) -> None:
+    """Settings and other small files: never torn, never gone."""
+    directory = tmp_path / "node"
+    directory.mkdir()
+    Disk().write_whole(directory / "state", b"old" * 5000)
+    disk = RecordingDisk(directory)
+    disk.write_whole(directory / "state", b"new" * 5000)
+    disk.take_image("done")
+    assert len(disk.images) >= 6
+    for image in disk.images:
+        for leaves in Leaves:
+            left = tmp_path / f"{image.number}-{leaves.name}"
+            image.restore(left, leaves)
+            content = (left / "state").read_bytes()
+            assert content in (b"old" * 5000, b"new" * 5000), f"cut before {image.operation}, {leaves}"
+            assert image.operation != "done" or content == b"new" * 5000
