@@ -145,7 +145,7 @@ def settings_of(fleet: Fleet, node: NodePart) -> dict[str, Any]:
         "tls": True,
     }
     if node.zones:
-        tree["zones"] = [json.loads(zone.model_dump_json()) for zone in node.zones]
+        tree["zones"] = [json.loads(zone.model_dump_json(exclude_unset=True)) for zone in node.zones]
     return tree
 
 
