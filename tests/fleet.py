@@ -322,7 +322,7 @@ class Fleet:
             self.look()
 
     def all_connected(self) -> bool:
-        return round(self.total("connected")) == self.size
+        return bool(round(self.total("connected")) == self.size)
 
     def end(self) -> None:
         self.say(b"end ")
