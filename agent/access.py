@@ -19,11 +19,14 @@ RESERVED = ("zone/+", "day/+", "watch")
 CHECK = "check"
 """Where `camera-agent check` says one word."""
 
+COMMISSIONING = "commissioning"
+"""Where `camera-agent aim` leaves the record of the day a node was hung."""
+
 
 def writable() -> list[str]:
     """Topic filters below the base that a node says something on."""
     below = [channel.topic for channel in CHANNELS if not channel.to_node and not channel.topic.startswith("/")]
-    return [*(re.sub(r"{[a-z]+}", "+", topic) for topic in below), *RESERVED, CHECK]
+    return [*(re.sub(r"{[a-z]+}", "+", topic) for topic in below), *RESERVED, CHECK, COMMISSIONING]
 
 
 def readable() -> list[str]:

@@ -310,6 +310,8 @@ def test_a_node_gets_in_with_its_certificate_and_writes_its_own_topics_only(
     assert tries(port, door, topic="homeassistant/device/phuong-thuan-hoa_cua-chinh/config") == "published"
     assert tries(port, door, topic=f"{base}/kho-luu-tru/event") == "refused"
     assert tries(port, door, topic=f"{base}/kho-luu-tru/cmd/restart") == "refused"
+    assert tries(port, door, topic=f"{base}/cua-chinh/cmd/restart") == "refused"
+    assert tries(port, door, topic=f"{base}/cua-chinh/commissioning") == "published"
     assert tries(port, None) == "refused"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent import __version__, thumbnail
 from agent import commissioning as record
+from agent.access import COMMISSIONING
 from agent.cameras.open import open_camera
 from agent.cli import add_config, load_settings
 from agent.cli.check import check_broker, check_clock, check_disk, client_id
@@ -29,7 +30,6 @@ from agent.vision import Vision
 
 HELP = "see what the camera sees, walk before it, and leave a commissioning record"
 
-COMMISSIONING = "commissioning"
 BAR = 40
 SHOW_EACH_S = 0.25
 ANSWER_LIMIT_S = 15.0
