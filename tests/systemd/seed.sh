@@ -29,7 +29,7 @@ expect "no secret is left on the boot partition" bash -c '! ls /boot/firmware/ca
 expect "credentials are root's alone" [ "$(stat -c '%a %U' /etc/credstore/camera-agent.mqtt-key)" = "600 root" ]
 # another node's certificate: may write its own topics, not this node's; no certificate: nothing
 pub() { mosquitto_pub -h 127.0.0.1 -p 8883 --cafile $P/broker/ca.crt "$@" -V mqttv5 -q 1 -t "$topic" -m x 2>&1; }
-topic=edgecam/v1/phuong-thuan-hoa/kho/test
+topic=edgecam/v1/phuong-thuan-hoa/kho/event
 expect "another node may write its own topics" bash -c "! mosquitto_pub -h 127.0.0.1 -p 8883 --cafile $P/broker/ca.crt --cert $P/kho/mqtt-cert --key $P/kho/mqtt-key -V mqttv5 -q 1 -t $topic -m x 2>&1 | grep -qi 'not authorized'"
 topic=edgecam/v1/phuong-thuan-hoa/cua-chinh/event
 if pub --cert $P/kho/mqtt-cert --key $P/kho/mqtt-key | grep -qi 'not authorized'; then pass "but not this node's"; else fail "kho may write cua-chinh's topics"; fi
