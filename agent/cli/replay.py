@@ -16,14 +16,11 @@ from tqdm import tqdm
 
 from agent.cameras.video import VideoOptions, VideoSource
 from agent.cli import add_config, load_settings
-from agent.cli.annotated import AnnotatedVideo
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import ConfigError, StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, StatusBoard
 from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo, Thumbnail
-from agent.node import packet_ring
 from agent.settings import Settings, redacted
-from agent.storage import Storage
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -55,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         if args.annotate is not None:
             if args.annotate.suffix.lower() != ".mp4":
                 raise ConfigError("write", str(args.annotate), "not an .mp4", hint="name it OUT.mp4")
+            from agent.cli.annotated import AnnotatedVideo
+
             watch = stack.enter_context(AnnotatedVideo(args.annotate, settings.zones)).see
         replay = Replay(settings, report.event, report.frame, clips=args.clips, watch=watch)
         bar = stack.enter_context(tqdm(unit=" frames", disable=not sys.stderr.isatty(), leave=False))
@@ -211,6 +210,10 @@ class _Shelf:
     """The node's storage on the recording's own time, which begins when the file was last written to."""
 
     def __init__(self, settings: Settings, directory: Path, board: EventBoard) -> None:
+        # Late: with the node comes the link, and a replay without clips would load both for nothing.
+        from agent.node import packet_ring
+        from agent.storage import Storage
+
         self._directory = directory
         self._thumbnails = 0
         wall_ns = time.time_ns()
