@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from agent.cameras.fake import FakeSource
 from agent.cameras.scenes import BUILT_IN
-from agent.model import NS_PER_S, Box, Frame, Motion, Packet
+from agent.model import NS_PER_S, Box, Frame, Motion, Packet, SensorReading
 from agent.motion import Detector
 from agent.motion.things import merged
 from agent.settings import ZoneSettings
@@ -157,6 +158,29 @@ def test_a_large_thing_to_which_the_camera_adapts_its_exposure_stays_in_sight() 
     times = active_times(watch(scene, 8))
     missed = [t for t in np.arange(4.5, 7.5, 1 / 15) if not any(abs(t - at) < 0.05 for at in times)]
     assert missed == []
+
+
+def test_the_sensor_tells_that_the_infrared_filter_came() -> None:
+    """A few things reflect infrared otherwise: to the picture alone they have moved."""
+
+    def scene(t_s: float) -> Picture:
+        picture = wall()
+        if t_s > 5:
+            picture[40:90, 40:110] = 110
+            picture[60:170, 250:290] = 150
+        return person(picture, 60 * (t_s - 7)) if t_s > 7 else picture
+
+    def motions(tells: bool) -> list[Motion]:
+        detector, said = Detector(W, H), []
+        for frame in frames(scene, 9):
+            gains = (1.0, 1.0) if frame.t_ns > 5 * NS_PER_S else (2.1, 1.6)
+            said.append(detector.step(replace(frame, sensor=SensorReading(colour_gains=gains) if tells else None)))
+        return said
+
+    assert min(active_times(motions(False))) < 6
+    told = motions(True)
+    assert 7 < min(active_times(told)) < 7.5
+    assert [motion.light_changed for motion in told[74:78]].count(True) >= 2
 
 
 def test_a_soft_shadow_passing_over_is_no_motion() -> None:

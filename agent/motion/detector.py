@@ -222,7 +222,7 @@ class Detector:
         if changed is not None:
             once, twice, over = self._count_both(changed, before)
             restless = np.count_nonzero(over) / over.size
-        self._light_change.see(now, ratio, light, restless)
+        self._light_change.see(now, ratio, light, restless, frame.sensor)
         if self._light_change.is_another_picture:
             return self._adopt(small, frame)
         if restless and changed is not None and over is not None:
@@ -244,7 +244,7 @@ class Detector:
         """A frame in which nothing changed, not even the light."""
         now = frame.t_ns
         self._remember(now, small, small, None, None, None)
-        self._light_change.see(now, None, None, 0.0)
+        self._light_change.see(now, None, None, 0.0, frame.sensor)
         self._grow_older(None, None)
         self._since = None
         self._follow(now, small, small, None, None, None)
@@ -345,7 +345,7 @@ class Detector:
     def _adopt(self, small: Plane, frame: Frame) -> Motion:
         """The whole picture is another one (an infrared filter, a turned camera): it is the background now."""
         self._scene.adopt(small)
-        self._light_change.happened(frame.t_ns)
+        self._light_change.begin_anew(frame.t_ns)
         self._updated_ns = self._light_updated_ns = frame.t_ns
         self._age[:] = 0
         self._has_ages = False

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agent.model import NS_PER_S, Plane
+from agent.model import NS_PER_S, Plane, SensorReading
 from agent.motion.rules import TILE, Rules
 
 Levels = npt.NDArray[np.float32]
@@ -123,11 +123,18 @@ class LightChange:
 
     def __init__(self, rules: Rules, t_ns: int) -> None:
         self._rules = rules
-        self._shares: deque[tuple[int, float, float]] = deque()
+        self._shares: deque[tuple[int, float, float, SensorReading | None]] = deque()
         self._last_ns = self._since_ns = t_ns - 3600 * NS_PER_S
         self.share = 0.0
 
-    def see(self, t_ns: int, ratio: Levels | None, light: Light | None, restless: float) -> None:
+    def see(
+        self,
+        t_ns: int,
+        ratio: Levels | None,
+        light: Light | None,
+        restless: float,
+        sensor: SensorReading | None = None,
+    ) -> None:
         """One frame. ratio, light: usual light to the light of now, per tile, and what it comes to; None: the same.
 
         restless: share of cells with too many changed pixels. Sets share.
@@ -136,28 +143,60 @@ class LightChange:
         if light is not None and ratio is not None and (light.most > 1.06 or light.least < 0.94):
             self.share = np.count_nonzero(np.abs(ratio - 1) > 0.06) / ratio.size
         shares = self._shares
-        shares.append((t_ns, self.share, restless))
+        shares.append((t_ns, self.share, restless, sensor))
         while t_ns - shares[0][0] > NS_PER_S // 2:
             shares.popleft()
 
     @property
     def rise(self) -> float:
         """How much more tiles there are in another light than at some time within half a second."""
-        return self.share - min(share for _, share, _ in self._shares) if self.share > 0.3 else 0.0
+        return self.share - min(share for _, share, _, _ in self._shares) if self.share > 0.3 else 0.0
 
     @property
     def is_another_picture(self) -> bool:
         """Nearly all of the light changed at once, and much is left over when it is divided out."""
         if self.share <= 0.7 or self.rise <= 0.5:
             return False
-        return self._shares[-1][2] - min(unrest for _, _, unrest in self._shares) > 0.2
+        return self._shares[-1][2] - min(unrest for _, _, unrest, _ in self._shares) > 0.2
+
+    @property
+    def _has_switched_filter(self) -> bool:
+        """Whether the sensor's colour gains jumped within half a second: the infrared filter came or went."""
+        now, then = self._shares[-1][3], self._shares[0][3]
+        if now is None or then is None or now.colour_gains is None or then.colour_gains is None:
+            return False
+        return any(abs(a - b) > 0.25 * min(a, b) for a, b in zip(now.colour_gains, then.colour_gains, strict=True))
+
+    @property
+    def _lux_change(self) -> float | None:
+        """By which part the sensor's lux changed within half a second; None where it does not tell."""
+        now, then = self._shares[-1][3], self._shares[0][3]
+        if now is None or then is None or now.lux is None or then.lux is None:
+            return None
+        return abs(now.lux - then.lux) / max(min(now.lux, then.lux), 0.01)
 
     def is_on(self, t_ns: int, moving_share: float) -> bool:
-        """Whether light is changing now. A thing fills most tiles that it darkens with changed pixels, light few."""
-        if self.rise <= 0.3 or moving_share >= 0.25 * self.share:
+        """Whether light is changing now. A thing fills most tiles that it darkens with changed pixels, light few.
+
+        The infrared filter is known from the sensor's colour gains, whatever the picture shows. Where its lux jumped,
+        more of the picture may be full of changed pixels.
+        """
+        if self._has_switched_filter:
+            self.happened(t_ns)
+            return True
+        if self.rise <= 0.3:
+            return False
+        lux_change = self._lux_change
+        most = 0.5 if lux_change is not None and lux_change > 0.15 else 0.25
+        if moving_share >= most * self.share:
             return False
         self.happened(t_ns)
         return True
+
+    def begin_anew(self, t_ns: int) -> None:
+        """The picture of now is the usual one."""
+        self._shares.clear()
+        self.happened(t_ns)
 
     def happened(self, t_ns: int) -> None:
         if t_ns - self._last_ns > NS_PER_S:
