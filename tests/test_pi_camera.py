@@ -261,6 +261,23 @@ def test_what_stalls_is_restarted_and_comes_back_within_15_s(fault: FaultName, w
     keeper.stop()
 
 
+def test_what_raises_in_a_callback_ends_the_pretended_event_loop_as_it_does_the_real_one() -> None:
+    rig, recorder = Rig(), Recorder()
+    rig.camera.start(recorder)
+    (opened,) = rig.board.opened
+    callback, opened.pre_callback = opened.pre_callback, lambda _: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        rig.run(1)
+    opened.pre_callback = callback
+    rig.run(5)
+    assert not recorder.frames
+    rig.camera.stop()
+    rig.camera.start(recorder)
+    rig.run(5)
+    assert len(recorder.frames) == 5
+    rig.camera.stop()
+
+
 def test_a_stop_that_hangs_is_given_up_and_asks_for_a_new_process() -> None:
     rig = Rig(stop_limit_s=0.05)
     rig.camera.start(Recorder())

@@ -263,15 +263,16 @@ class PretendedPicamera2:
         shown = {"main": planes, "lores": scaled(planes, *self._config["lores"]["size"])}
         buffers = {name: self._laid_out(name, picture, number) for name, picture in shown.items()}
         request = PretendedRequest(self, buffers, metadata)
+        is_done = False
         try:
             if self.pre_callback is not None:
                 self.pre_callback(request)
             self.captures.append(request)
             if "no-packets" not in board.faults:
                 self._encode(request, number)
-        except Exception:
-            self._loop_is_dead = True  # as there: one line in the log, and silence
-            raise
+            is_done = True
+        finally:
+            self._loop_is_dead = not is_done  # as there: one line in the log, and silence
         return True
 
     def _laid_out(self, name: str, picture: Planes, number: int) -> Plane:
