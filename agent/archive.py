@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from agent.clock import rfc3339
+from agent import thumbnail
+from agent.clock import Now, rfc3339
 from agent.disk import Disk
 from agent.errors import StorageError
 from agent.jobs import Outcome, Transfer, failure
 from agent.ledger_file import CLIPS_NAME
 from agent.ledger_reader import ClipRow, LedgerReader
 from agent.mailboxes import MediaBox
+from agent.model import Frame
 from agent.requests import ListArgs, wall_ns_of
 
 
@@ -61,6 +63,19 @@ def clip_transfer(
     return Transfer(
         ticket, request_id, media, lambda at, n: archive.piece(file, clip, at, n), offset, end, about, file.close
     )
+
+
+def still_transfer(ticket: int, request_id: str, media: MediaBox, frame: Frame, width: int, now: Now) -> Transfer:
+    """A job that sends frame as JPEG, at most so wide."""
+    picture = thumbnail.encode(frame, max_width=width)
+    about: dict[str, object] = {
+        "width": picture.width,
+        "height": picture.height,
+        "time": rfc3339(now.wall(frame.t_ns)),
+        "content_type": "image/jpeg",
+    }
+    jpeg = picture.jpeg
+    return Transfer(ticket, request_id, media, lambda at, n: jpeg[at : at + n], 0, len(jpeg), about)
 
 
 def list_events(reader: LedgerReader, args: ListArgs) -> Outcome:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from agent import thumbnail
 from agent.admission import Admission, Command, Refused
-from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip
+from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip, still_transfer
 from agent.audit import BEGUN, AuditRow
 from agent.backoff import Backoff
 from agent.clock import Clock, Now, read, rfc3339
@@ -25,13 +25,13 @@ from agent.desired import Configuring
 from agent.disk import Disk
 from agent.errands import Action, Done, Errand
 from agent.errors import StorageError
-from agent.jobs import Job, Outcome, Replay, Transfer, failure
+from agent.jobs import Job, Outcome, Recording, Replay, failure
 from agent.ledger_file import LEDGER_NAME
 from agent.ledger_reader import LedgerReader
 from agent.live import QUALITY, Live
 from agent.mail import Mail
 from agent.mailboxes import RawCommand, Reply
-from agent.model import NS_PER_S, Frame
+from agent.model import NS_PER_S, Event, Frame
 from agent.operators import COUNTERS_NAME
 from agent.requests import (
     ACTING,
@@ -42,6 +42,7 @@ from agent.requests import (
     ErrorBody,
     ListArgs,
     LiveArgs,
+    RecordArgs,
     ReplayArgs,
     Response,
     SnapshotArgs,
@@ -78,6 +79,7 @@ class Commands:
         admission: Admission,
         *,
         post_test: Callable[[], str],
+        manual: Callable[[Event | None], Event],
         restart: Callable[[str], None],
         disk: Disk | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Commands:
         self._mail = mail
         self._admission = admission
         self._post_test = post_test
+        self._manual = manual
         self._restart = restart
         self._directory = settings.clips.directory
         self._reader = LedgerReader(self._directory)
@@ -324,6 +327,7 @@ class Commands:
             "snapshot": self._take_still,
             "live": self._grant_live,
             "replay": self._replay,
+            "record": self._record,
             "test-event": self._test_event,
             "restart": self._restart_node,
         }
@@ -341,6 +345,9 @@ class Commands:
 
     def _test_event(self, _: Command) -> Outcome:
         return Outcome({"event_id": self._post_test()})
+
+    def _record(self, command: Command) -> Outcome | None:
+        return self._start(self._ticket(), command, Recording(self._manual, _args(command, RecordArgs).duration_s))
 
     def _restart_node(self, command: Command) -> Outcome:
         self._restart(f"command {command.id} of {command.client}")
@@ -475,16 +482,8 @@ class Commands:
             self._finish(command, failure("unavailable", f"no picture within {FRAME_PATIENCE_S:.0f} s: see health"))
 
     def _send_still(self, command: Command, args: SnapshotArgs, frame: Frame, now: Now) -> None:
-        picture = thumbnail.encode(frame, max_width=args.width)
-        jpeg = picture.jpeg
-        about: dict[str, object] = {
-            "width": picture.width,
-            "height": picture.height,
-            "time": rfc3339(now.wall(frame.t_ns)),
-            "content_type": "image/jpeg",
-        }
         ticket = self._ticket()
-        job = Transfer(ticket, command.id, self._mail.media, lambda at, n: jpeg[at : at + n], 0, len(jpeg), about)
+        job = still_transfer(ticket, command.id, self._mail.media, frame, args.width, now)
         outcome = self._start(ticket, command, job)
         if outcome is not None:
             self._finish(command, outcome)

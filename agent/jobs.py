@@ -17,7 +17,7 @@ from agent.errors import StorageError
 from agent.ledger_reader import LedgerReader, holes
 from agent.mailboxes import Chunk, ChunkFate, MediaBox
 from agent.messages import message_bytes, thumb_properties
-from agent.model import NS_PER_S, OutboxRow
+from agent.model import NS_PER_S, Event, OutboxRow
 from agent.requests import Code, ErrorBody, PartBody, Response
 from agent.settings import NodeSettings
 
@@ -140,6 +140,39 @@ class Transfer:
     def close(self) -> None:
         self._window.close()
         self._close()
+
+
+class Recording:
+    """A manual event, and so a clip, for so long. manual(None) begins it, manual(event) ends it."""
+
+    def __init__(self, manual: Callable[[Event | None], Event], duration_s: float) -> None:
+        self._manual = manual
+        self._duration_s = duration_s
+        self._event: Event | None = None
+        self._end_ns = 0
+
+    def step(self, now_ns: int) -> Outcome | None:
+        if self._event is None:
+            self._event = self._manual(None)
+            self._end_ns = now_ns + round(self._duration_s * NS_PER_S)
+        if now_ns < self._end_ns:
+            return None
+        event, self._event = self._event, None
+        self._end_ns = 0
+        self._manual(event)
+        return Outcome({"event_id": event.id, "duration_s": self._duration_s})
+
+    def fate(self, fate: ChunkFate) -> None:
+        """It sends nothing over MQTT."""
+
+    def wake_ns(self, now_ns: int) -> int:
+        return self._end_ns
+
+    def close(self) -> None:
+        """The node stops: the event ends with what is recorded."""
+        if self._event is not None:
+            event, self._event = self._event, None
+            self._manual(event)
 
 
 class Replay:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -165,6 +165,7 @@ class Node:
             self.mail,
             admission_of(settings),
             post_test=self._post_test,
+            manual=self._manual_event,
             restart=self.restart,
         )
         if configuration is not None:
@@ -201,6 +202,17 @@ class Node:
         event = Event(self.new_id(), 1, Phase.END, EventKind.TEST, at, at, at, score=1.0, end=at)
         self.board.put(event)
         return event.id
+
+    def _manual_event(self, begun: Event | None) -> Event:
+        """Begin an event of kind manual, as `record` asks for, or end the one given."""
+        at = Moment(self.clock.boot_ns(), self.keeper.frames)
+        event = Event(self.new_id(), 1, Phase.START, EventKind.MANUAL, at, at, at, score=1.0)
+        if begun is not None:
+            event = replace(
+                begun, rev=begun.rev + 1, phase=Phase.END, last=at, end=at, end_reason=EndReason.MAX_LENGTH
+            )
+        self.board.put(event)
+        return event
 
     def restart(self, why: str) -> None:
         """Ask run() to end in order, so that whoever started the program starts it again; from any thread."""

@@ -135,6 +135,10 @@ class ClipPutArgs(_Request):
     )
 
 
+class RecordArgs(_Request):
+    duration_s: float = Field(30, ge=1, le=300, description="Seconds to record, beside pre-roll and post-roll.")
+
+
 class ReplayArgs(_Request):
     from_seq: Seq = Field(description="First number wanted, of the current epoch.", examples=[4700])
     to_seq: Seq = Field(description="Last number wanted.", examples=[4711])
@@ -153,12 +157,13 @@ VERBS: dict[str, type[BaseModel]] = {
     "clip.release": ClipArgs,
     "clip.erase": ClipArgs,
     "replay": ReplayArgs,
+    "record": RecordArgs,
     "test-event": NoArgs,
     "restart": NoArgs,
 }
 """Verb -> the model of its args."""
 
-ACTING = frozenset({"clip.put", "clip.protect", "clip.release", "clip.erase", "test-event", "restart"})
+ACTING = frozenset({"clip.put", "clip.protect", "clip.release", "clip.erase", "record", "test-event", "restart"})
 """Verbs that change something: written down before they are done, so that no power cut does them twice."""
 
 Code = Literal[

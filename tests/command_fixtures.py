@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ class Bench:
             self.mail,
             admission_of(self.settings, self.disk),
             post_test=self._post_test,
+            manual=self._manual,
             restart=self.restarts.append,
         )
 
@@ -106,6 +108,14 @@ class Bench:
         at = Moment(self.clock.boot_ns(), 0)
         self.board.put(Event(ulid(99), 1, Phase.END, EventKind.TEST, at, at, at, score=1.0, end=at))
         return ulid(99)
+
+    def _manual(self, begun: Event | None) -> Event:
+        at = Moment(self.clock.boot_ns(), 0)
+        event = begun or Event(ulid(98), 1, Phase.START, EventKind.MANUAL, at, at, at, score=1.0)
+        if begun is not None:
+            event = replace(begun, rev=2, phase=Phase.END, last=at, end=at)
+        self.board.put(event)
+        return event
 
     def step(self) -> None:
         self.link.step(0.005)
