@@ -42,7 +42,7 @@ class CameraError(AgentError):
     """The camera failed: restart the camera."""
 
 
-class CameraStuck(CameraError):
+class CameraStuckError(CameraError):
     """The camera's driver hangs in this process: end it, and let systemd start another."""
 
 

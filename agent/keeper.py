@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from agent.camera import Camera, CameraSink, EasesOff
-from agent.errors import CameraError, CameraStuck
+from agent.errors import CameraError, CameraStuckError
 from agent.model import NS_PER_S, Frame, Packet, StreamInfo
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class CameraKeeper:
     def step(self, now_ns: int) -> CameraState:
         """Look at the camera once and do what is due. now_ns: boot clock.
 
-        CameraStuck when only a new process can help.
+        CameraStuckError when only a new process can help.
         """
         if self.state.ended:
             return self.state
@@ -113,7 +113,7 @@ class CameraKeeper:
         self.state = replace(self.state, starts=self.state.starts + 1)
         try:
             self.info = self._camera.start(self._arrivals)
-        except CameraStuck:
+        except CameraStuckError:
             raise
         except CameraError as error:
             if self.state.trouble != str(error):

@@ -12,7 +12,7 @@ from agent import disk, tls
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = " ".join((ROOT / "docs/OPERATIONS.md").read_text(encoding="utf-8").replace("`", "").split())
-KINDS = {"CameraError", "CameraStuck", "StorageError", "DirectoryRefusedError", "LinkError"}
+KINDS = {"CameraError", "CameraStuckError", "StorageError", "DirectoryRefusedError", "LinkError"}
 # Answers to a person or a consumer, never the reason of a verdict; and the scenes of the simulated camera.
 NOT_REASONS = {"archive.py", "ring.py", "trial.py", "release.py", "fake.py"}
 

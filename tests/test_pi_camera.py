@@ -20,7 +20,7 @@ from agent.cameras.planes import Planes, scaled
 from agent.cameras.profiles import PROFILES, FaultName, PretendedBoard
 from agent.cameras.scenes import BUILT_IN
 from agent.clock import SimulatedClock
-from agent.errors import CameraError, CameraStuck, ConfigError
+from agent.errors import CameraError, CameraStuckError, ConfigError
 from agent.keeper import CameraKeeper
 from agent.masks import main_mask
 from agent.model import NS_PER_S, SensorReading
@@ -285,7 +285,7 @@ def test_a_stop_that_hangs_is_given_up_and_asks_for_a_new_process() -> None:
     rig.board.faults.add("stop-hangs")
     rig.camera.stop()
     for _ in range(2):
-        with pytest.raises(CameraStuck, match="the driver hangs"):
+        with pytest.raises(CameraStuckError, match="the driver hangs"):
             rig.camera.start(Recorder())
     rig.board.release()
 
@@ -296,7 +296,7 @@ def test_a_camera_that_never_delivers_a_frame_asks_for_a_new_process_in_the_end(
     for _ in range(FRUITLESS_STARTS):
         rig.camera.start(Recorder())
         rig.camera.stop()
-    with pytest.raises(CameraStuck, match=f"no frame after {FRUITLESS_STARTS} starts"):
+    with pytest.raises(CameraStuckError, match=f"no frame after {FRUITLESS_STARTS} starts"):
         rig.camera.start(Recorder())
 
 
@@ -305,7 +305,7 @@ def test_a_stuck_camera_is_not_retried_by_the_keeper_but_ends_the_process() -> N
     _, _, run = keep(rig)
     run(2)
     rig.board.faults |= {"silence", "stop-hangs"}
-    with pytest.raises(CameraStuck):
+    with pytest.raises(CameraStuckError):
         run(12)
     rig.board.release()
 

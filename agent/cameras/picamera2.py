@@ -35,7 +35,7 @@ from agent.cameras.pi_stream import (
 )
 from agent.cameras.planes import lores_size
 from agent.clock import Clock
-from agent.errors import CameraError, CameraStuck
+from agent.errors import CameraError, CameraStuckError
 from agent.masks import Polygon, lores_mask, main_mask
 from agent.model import NS_PER_S, Frame, StreamInfo
 
@@ -147,16 +147,16 @@ class PiCamera:
         self._start_limit_s = start_limit_s
         self._stop_limit_s = stop_limit_s
         self._run: _Run | None = None
-        self._stuck: CameraStuck | None = None
+        self._stuck: CameraStuckError | None = None
         self._fruitless = 0
         self._eased = options
 
     def start(self, sink: CameraSink) -> StreamInfo:
-        """See Camera.start. CameraStuck when only a new process can help: then nothing is tried any more."""
+        """See Camera.start. CameraStuckError when only a new process can help: then nothing is tried any more."""
         self.stop()
         if self._stuck is None and self._fruitless >= FRUITLESS_STARTS:
             words = f"no frame after {self._fruitless} starts"
-            self._stuck = CameraStuck(
+            self._stuck = CameraStuckError(
                 "start", self._options.name, words, hint="a new process is tried; else the cable"
             )
         if self._stuck is not None:
@@ -164,7 +164,7 @@ class PiCamera:
         run = _Run(self._eased, self._clock, self._stack(), sink)
         try:
             info = within(self._start_limit_s, "start", self._options.name, run.open)
-        except CameraStuck as stuck:
+        except CameraStuckError as stuck:
             run.shut()
             self._stuck = stuck
             raise
@@ -179,7 +179,7 @@ class PiCamera:
         self._fruitless = 0 if run.frames else self._fruitless + 1
         try:
             within(self._stop_limit_s, "stop", self._options.name, run.close)
-        except CameraStuck as stuck:
+        except CameraStuckError as stuck:
             log.error("%s", stuck)
             run.abandon()
             self._stuck = stuck
@@ -204,7 +204,7 @@ class PiCamera:
 def within(limit_s: float, operation: str, name: str, call: Callable[[], T]) -> T:
     """call() in a thread of its own, given up after limit_s: libcamera can hang in C, and main must go on to say so.
 
-    CameraStuck when it did not return; whatever else call raises is raised here.
+    CameraStuckError when it did not return; whatever else call raises is raised here.
     """
     made: list[T] = []
     raised: list[BaseException] = []
@@ -221,7 +221,7 @@ def within(limit_s: float, operation: str, name: str, call: Callable[[], T]) -> 
     if raised:
         raise raised[0]
     if not made:
-        raise CameraStuck(operation, name, f"the driver hangs for {limit_s:g} s", hint="the agent starts anew")
+        raise CameraStuckError(operation, name, f"the driver hangs for {limit_s:g} s", hint="the agent starts anew")
     return made[0]
 
 
