@@ -9,6 +9,8 @@ within() {
   local limit=$1 since=$2 took; shift 2; took=$(seconds "$since")
   if [ $(( $(now) - since )) -le "$limit" ]; then pass "$* ($took)"; else fail "$* took $took, limit $((limit / 1000)) s"; fi
 }
+# patient MS : the limit on a machine that has nothing else to do; longer by as much as it is overloaded.
+patient() { awk -v ms="$1" -v cores="$(nproc)" '{ share = $1 / cores; print int(ms * (share > 1 ? share : 1)) }' /proc/loadavg; }
 # holds LIMIT_S COMMAND... : try it until it succeeds.
 holds() {
   local end=$((SECONDS + $1)); shift
