@@ -24,6 +24,9 @@ from agent.topics import CONFIG_REPORTED
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 5.0
+"""A verdict on a trial that could not be written down is tried again so often."""
+
 Write = Callable[[tuple[str, bytes], Callable[[Done], None]], bool]
 """(file name, content), what to do when it is written or not; False when the errand found no room."""
 
@@ -59,13 +62,14 @@ class Configuring:
         self._well_ns: int | None = None
         self._is_writing = False
         self._is_leaving = False
+        self._retry_ns = 0
 
     def step(self, now: Now) -> None:
         """Once a step: report at first, and judge a trial."""
         if self._born_ns is None:
             self._born_ns = now.t_ns
             self._report(self.state.verdict, now)
-        if self.state.trial is None or self._is_writing or self._is_leaving:
+        if self.state.trial is None or self._is_writing or self._is_leaving or now.t_ns < self._retry_ns:
             return
         new_troubles = [part for part in self._troubles() if part not in self.state.troubled]
         if not self._is_connected() or new_troubles:
@@ -105,6 +109,7 @@ class Configuring:
         def go_on(done: Done) -> None:
             self._is_writing = False
             if done.code != "ok":
+                self._retry_ns = now.t_ns + round(RETRY_S * NS_PER_S)
                 problem = Problem("", f"it could not be written down: {done.words}")
                 self._report(Verdict(state.verdict.rev, "rejected", (problem,)), now)
                 return

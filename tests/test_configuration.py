@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from broker import Mosquitto, free_port, requires_mosquitto
 from command_fixtures import BASE, Bench, Client
-from faulty_disk import Leaves, RecordingDisk
+from faulty_disk import FailingDisk, Leaves, RecordingDisk
 from hypothesis import given
 from hypothesis import strategies as st
 from program import write_settings
@@ -19,6 +20,7 @@ from agent import configuration
 from agent.cli.run import check_config, chosen_settings
 from agent.configuration import MAX_STARTS, STATE_NAME, Patch, Problem, State
 from agent.desired import Configuring
+from agent.disk import Disk
 
 GOOD = {"detection": {"sensitivity": 60}}
 BETTER = {"detection": {"sensitivity": 70}}
@@ -207,10 +209,10 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 class Run:
     """One start of a node's program with the settings that `run` would choose."""
 
-    def __init__(self, path: Path, port: int) -> None:
+    def __init__(self, path: Path, port: int, disk: Disk | None = None) -> None:
         settings, state = chosen_settings(path)
         self.troubles: tuple[str, ...] = ()
-        self.bench = Bench(settings.clips.directory, port, given=settings)
+        self.bench = Bench(settings.clips.directory, port, given=settings, disk=disk)
         self.bench.commands.configuring = Configuring(
             state,
             settings,
@@ -355,4 +357,21 @@ def test_secrets_never_leave(path: Path, broker: Mosquitto, monkeypatch: pytest.
     assert run.reported(client)["config"]["mqtt"]["password"] == "***"
     assert not [m for m in client.messages if b"canary" in m.payload]
     run.bench.close()
+    client.close()
+
+
+@requires_mosquitto
+def test_a_full_disk_leaves_the_settings_as_they_are_and_says_so(path: Path, broker: Mosquitto) -> None:
+    disk = FailingDisk()
+    run = Run(path, broker.port, disk)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    disk.fail_from_now(errno.ENOSPC)
+    run.say(client, 1, GOOD)
+    report = run.until_reported(client, 1, "rejected")
+    assert "could not be written down" in report["errors"][0]["message"]
+    assert not run.bench.restarts
+    disk.heal()
+    run.bench.close()
+    assert chosen_settings(path)[1] == State()
     client.close()
