@@ -9,6 +9,9 @@ from agent.settings import Settings, redacted
 
 SCHEMA_VERSION = "1.0"
 CAPABILITIES = ["motion", "events", "thumbnails", "clips", "health"]
+ASKED = ["commands", "live", "transfers", "replay"]
+"""What a node does that listens to commands."""
+
 MAX_PAYLOAD_BYTES = 65536
 
 
@@ -35,7 +38,7 @@ def meta_message(settings: Settings, info: StreamInfo | None, hardware: str | No
             ZoneMeta(id=zone.id, name=zone.name or zone.id, kind=zone.kind, polygon=zone.polygon)
             for zone in settings.zones
         ],
-        capabilities=CAPABILITIES,
+        capabilities=[*CAPABILITIES, *(ASKED if settings.commands.enabled else ())],
         schema_version=SCHEMA_VERSION,
         limits=LimitsMeta(
             max_payload_bytes=MAX_PAYLOAD_BYTES,
