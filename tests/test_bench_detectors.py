@@ -1,0 +1,63 @@
+"""The bench that compares detectors counts as the manifest says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_detectors import DETECTORS, Score, main, run_in_turns, runs
+
+CLIP = {"fps": 10, "events": [[10, 19], [40, 49]], "quiet": [[20, 39], [60, 99]], "latency": True}
+
+
+def active(*spans: tuple[int, int]) -> list[bool]:
+    return [any(first <= i <= last for first, last in spans) for i in range(100)]
+
+
+def test_hits_latency_false_edges_and_quiet_on_are_counted() -> None:
+    score = Score()
+    score.add(active((12, 21), (70, 71), (80, 80), (97, 99)), CLIP)
+    assert (score.events, score.hits) == (2, 1)
+    assert score.latencies == [2, math.inf]
+    assert score.false == 1  # edges closer than 2 s count once, from the one before
+    assert score.quiet_on == pytest.approx(100 * (2 + 2 + 1 + 3) / 60)
+
+
+def test_stretches_are_first_and_last_index() -> None:
+    assert runs([True, True, False, True], True) == [[0, 1], [3, 3]]
+    assert runs([], True) == []
+
+
+def test_without_recordings_it_says_why_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--manifest", str(tmp_path / "none.json")])
+    assert main() == 0
+    assert "--fake" in capsys.readouterr().out
+
+
+def test_every_detector_sees_every_frame_and_finds_who_crosses(tmp_path: Path) -> None:
+    import av
+    import numpy as np
+
+    path = tmp_path / "crossing.mp4"
+    noise = np.random.default_rng(1)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for i in range(90):
+            picture = np.full((360, 320), 128, np.uint8)
+            picture[:240] = noise.integers(136, 144, (240, 320))
+            if 60 <= i < 83:
+                left = -40 + 16 * (i - 59)
+                picture[60:240, max(left, 0) : max(left + 40, 0)] = 30
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode(None))
+    said, cpu_s = run_in_turns(path, list(DETECTORS))
+    for name in DETECTORS:
+        assert len(said[name]) == 90
+        assert any(said[name][62:83]), name
+        assert cpu_s[name] > 0
+    assert not any(said["camera-agent"][:60])
