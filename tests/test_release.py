@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.cli import main
 from agent.disk import Disk
 from agent.errors import AgentError, CommandError
 from agent.release import MAGIC, PackageRefusedError, admit, check_member, is_due, seal, version_of
@@ -183,6 +185,52 @@ def test_a_staged_roll_out_reaches_its_share_and_only_grows() -> None:
     first = {node for node in nodes if is_due("ward-12", node, "1.2.3", 10)}
     assert first <= {node for node in nodes if is_due("ward-12", node, "1.2.3", 30)}
     assert first != {node for node in nodes if is_due("ward-12", node, "1.2.4", 10)}
+
+
+# -- root's half of what the agent fetched
+
+
+def take(tmp_path: Path, incoming: Path) -> int:
+    base = new_base(tmp_path) if not (tmp_path / "base").exists() else tmp_path / "base"
+    (tmp_path / "keys").write_bytes(key_pair(1)[1])
+    return main(
+        [
+            "update",
+            "--incoming",
+            str(incoming),
+            "--base",
+            str(base),
+            "--keys",
+            str(tmp_path / "keys"),
+            "--verify-only",
+        ]
+    )
+
+
+def test_a_package_that_the_agent_fetched_is_taken_once(tmp_path: Path) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    (incoming / "new.package").write_bytes(package("1.2.3", "any"))
+    assert take(tmp_path, incoming) == 0
+    assert list(incoming.iterdir()) == []
+    (incoming / "bad.package").write_bytes(package("1.2.3", "any")[:-1])
+    assert take(tmp_path, incoming) == 1
+    assert list(incoming.iterdir()) == []
+
+
+def test_no_link_that_a_taken_over_agent_lays_is_followed(tmp_path: Path) -> None:
+    good = tmp_path / "elsewhere.package"
+    good.write_bytes(package("1.2.3", "any"))
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    (incoming / "x.package").symlink_to(good)
+    assert take(tmp_path, incoming) == 1
+    os.mkfifo(incoming / "y.package")
+    assert take(tmp_path, incoming) == 1
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    assert take(tmp_path, link) == 1
+    assert good.exists()
 
 
 # -- trials

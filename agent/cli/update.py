@@ -22,7 +22,7 @@ from typing import BinaryIO
 from agent.cli import add_config, load_settings
 from agent.disk import Disk
 from agent.errors import AgentError, CommandError, ConfigError
-from agent.release import About, admit, check_member, is_due
+from agent.release import MAX_PAYLOAD_BYTES, PIECE_BYTES, About, admit, check_member, is_due
 from agent.sdnotify import StatusLine
 from agent.trial import LIMIT_S, STABLE_S, Judge, Releases, Seen, Wanted
 
@@ -111,25 +111,41 @@ def settle(releases: Releases, base: Path) -> int:
 
 
 def take_incoming(releases: Releases, args: argparse.Namespace) -> int:
-    """The agent owns that directory and may be anybody's by now: nothing in it is trusted."""
-    names = sorted(name for name in os.listdir(args.incoming) if name.endswith(".package"))
+    """The agent owns that directory and may be anybody's by now: nothing is trusted, no link followed."""
+    try:
+        directory = os.open(args.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise CommandError("open", args.incoming, error, hint="a directory of its own, not a link") from error
+    names = sorted(name for name in os.listdir(directory) if name.endswith(".package"))
     if not names:
         return 0
     with tempfile.TemporaryDirectory(prefix="camera-agent-incoming.", dir="/var/tmp") as kept:
         mine = Path(kept) / "offered.package"
         try:
-            with open_plain(args.incoming / names[0]) as offered, mine.open("wb") as copy:
-                shutil.copyfileobj(offered, copy)
+            with open_plain(Path(names[0]), directory) as offered, mine.open("wb") as copy:
+                copy_at_most(offered, copy)
         finally:
             for name in names:
-                (args.incoming / name).unlink(missing_ok=True)
+                # A directory of that name stays; systemd gives up after a few starts.
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=directory)
+            os.close(directory)
         return update(releases, args, mine)
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """A plain file, not what a link leads to and not a pipe that never ends."""
+def copy_at_most(source: BinaryIO, out: BinaryIO) -> None:
+    """As much as a package can be and a little more: the verifier refuses the rest."""
+    left = MAX_PAYLOAD_BYTES + 2 * PIECE_BYTES
+    while left and (piece := source.read(min(left, PIECE_BYTES))):
+        out.write(piece)
+        left -= len(piece)
+
+
+def open_plain(path: Path, directory: int | None = None) -> BinaryIO:
+    """A plain file, not what a link leads to and not a pipe that never ends. directory: of a relative path."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, dir_fd=directory)
     except OSError as error:
         raise CommandError("open", path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
