@@ -9,6 +9,7 @@ journal) and judged in place by checker.py. Needs root, /dev/fuse, loop devices,
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import random
@@ -33,6 +34,8 @@ WRITE, FLUSH, MARK = 1, 2, 3
 MEDIUM_BYTES = 4096
 """What the medium writes whole; a cut can tear anything larger."""
 JOURNAL_MB = 4
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
+_has_own_mounts = False
 WRITER = Path(__file__).with_name("writer.py")
 TESTS = WRITER.resolve().parent.parent
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS / "powercut", TESTS, TESTS.parent)))}
@@ -118,10 +121,25 @@ def sh(*words: str, check: bool = True) -> str:
     return (done.stdout + done.stderr).strip()
 
 
+def keep_mounts_to_ourselves() -> None:
+    """A mount namespace of our own, without propagation.
+
+    Else a program that binds /dev elsewhere meanwhile gets copies of our mounts: the file system stays alive there,
+    and the next crash state would be mounted as the one before.
+    """
+    global _has_own_mounts
+    if not _has_own_mounts:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
+            raise RuntimeError(f"no mount namespace of our own: {os.strerror(ctypes.get_errno())}")
+        _has_own_mounts = True
+
+
 class Disk:
     """A file system of size_mb on the recorded blocks; up() and down()."""
 
     def __init__(self, size_mb: int, options: str = "noatime,errors=remount-ro") -> None:
+        keep_mounts_to_ourselves()
         self.directory = Path(tempfile.mkdtemp(prefix="powercut.", dir="/dev/shm"))
         self.base, self.image, self.log = (self.directory / name for name in ("base", "image", "log"))
         self.mount, self._fuse = self.directory / "fs", self.directory / "fuse"
@@ -150,6 +168,10 @@ class Disk:
         else:
             raise RuntimeError("the FUSE disk did not come up")
         self._loop = sh("losetup", "-f", "--show", str(disk))
+        cache = Path("/sys/block") / Path(self._loop).name / "queue/write_cache"
+        if cache.read_text().strip() != "write back":
+            # The kernel would send no flush, and every cut would show a disk that lies.
+            raise RuntimeError(f"{self._loop} takes no flushes: {cache} says {cache.read_text().strip()!r}")
         sh("mount", "-t", "ext4", "-o", self._options, self._loop, str(self.mount))
         sh("sync", "-f", str(self.mount))
         self.mark("__start__")
@@ -337,13 +359,15 @@ def _judge(
         for variant in ("none", "all", "subset") if pending else ("none",):
             if outcome.states >= limit or (until is not None and time.monotonic() > until):
                 return
+            image.unlink(missing_ok=True)  # a new file for each: a loop device is never taken up again
             image.write_bytes(_after(durable, pending, variant, chance))
             outcome.states += 1
             with mounted(image, disk.directory / "check") as place:
                 began = time.monotonic()
                 found = checker.judge(place, tokens)
                 outcome.slowest_s = max(outcome.slowest_s, time.monotonic() - began)
-            outcome.violations += [f"event {index} ({variant}, {len(tokens)} tokens): {words}" for words in found[:2]]
+            where = f"event {index} ({variant}, {len(tokens)} tokens, {len(pending)} writes unflushed)"
+            outcome.violations += [f"{where}: {words}" for words in found[:2]]
 
 
 def _after(durable: bytearray, pending: list[tuple[int, bytes]], variant: str, chance: random.Random) -> bytearray:
