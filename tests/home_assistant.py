@@ -1,0 +1,185 @@
+"""A real Home Assistant beside a real node and mosquitto: every entity. Run by scripts/test-home-assistant."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from broker import Mosquitto, Subscriber, free_port
+from program import Program, write_settings
+
+CLIENT = "http://localhost/"
+LIMIT_S = 120.0
+
+
+class HomeAssistant:
+    """Its REST interface. command: how to start it, with the directory of its settings behind."""
+
+    def __init__(self, command: list[str], directory: Path, shown_as: str) -> None:
+        """shown_as: directory as the started program sees it (it may run in a root of its own)."""
+        self.port = free_port()
+        (directory / "configuration.yaml").write_text(
+            f"http:\n  server_host: 127.0.0.1\n  server_port: {self.port}\nfrontend:\n"
+        )
+        self._log = (directory / "out.log").open("wb")
+        self._process = subprocess.Popen([*command, "-c", shown_as, "--skip-pip"], stdout=self._log, stderr=self._log)
+        self._token = ""
+
+    def ask(self, path: str, body: Any = None, *, form: bool = False) -> Any:
+        data = None
+        headers = {"Content-Type": "application/x-www-form-urlencoded" if form else "application/json"}
+        if body is not None:
+            data = urllib.parse.urlencode(body).encode() if form else json.dumps(body).encode()
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            raw = answer.read()
+            return json.loads(raw) if "json" in answer.headers.get("Content-Type", "") else raw
+
+    def begin(self, broker_port: int) -> None:
+        """Wait for it, make its first user, give it the broker."""
+        wait("Home Assistant answers", self._answers)
+        person = {"client_id": CLIENT, "name": "T", "username": "t", "password": "t-only-here", "language": "en"}
+        code = self.ask("/api/onboarding/users", person)["auth_code"]
+        grant = {"grant_type": "authorization_code", "code": code, "client_id": CLIENT}
+        self._token = self.ask("/auth/token", grant, form=True)["access_token"]
+        flow = self.ask("/api/config/config_entries/flow", {"handler": "mqtt", "show_advanced_options": False})
+        wanted = {"broker": "127.0.0.1", "port": broker_port}
+        made = self.ask(f"/api/config/config_entries/flow/{flow['flow_id']}", wanted)
+        assert made["type"] == "create_entry", made
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, "Home Assistant ended"
+        try:
+            return bool(self.ask("/api/onboarding"))
+        except (OSError, urllib.error.HTTPError):
+            time.sleep(0.5)
+            return False
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        return {state["entity_id"]: state for state in self.ask("/api/states")}
+
+    def state(self, entity: str) -> dict[str, Any]:
+        """By the end of its id."""
+        found = [state for name, state in self.states().items() if name.endswith(entity)]
+        assert len(found) == 1, f"{entity}: {sorted(self.states())}"
+        return found[0]
+
+    def press(self, entity: str) -> None:
+        self.ask("/api/services/button/press", {"entity_id": self.state(entity)["entity_id"]})
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._log.close()
+
+
+def wait(what: str, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> None:
+    began_s = time.monotonic()
+    while not condition():
+        if time.monotonic() - began_s > limit_s:
+            raise SystemExit(f"FAIL  {what}: not within {limit_s:g} s")
+        time.sleep(0.1)
+    print(f"pass  {what} ({time.monotonic() - began_s:.1f} s)", flush=True)
+
+
+ENTITIES = (
+    "_motion",
+    "_event",
+    "_last_picture",
+    "_problem",
+    "_clock",
+    "_temperature",
+    "_disk_free",
+    "_outbox",
+    "_snapshot",
+    "_restart",
+    "_live_picture_for_a_minute",
+    "_live_picture",
+)
+
+
+def trial(command: list[str], home: Path, shown_as: str) -> None:
+    broker = Mosquitto(home / "broker").start()
+    desk = Subscriber(broker.port)
+    config = home / "ha"
+    config.mkdir()
+    assistant = HomeAssistant(command, config, f"{shown_as}/ha")
+    settings = write_settings(home, broker.port)
+    node = Program(home, "run", "--config", settings)
+    try:
+        assistant.begin(broker.port)
+
+        def has(ending: str) -> bool:
+            return any(name.endswith(ending) for name in assistant.states())
+
+        wait("all entities are there", lambda: all(has(each) for each in ENTITIES))
+        wait("motion goes on", lambda: assistant.state("_motion")["state"] == "on")
+        wait("motion goes off", lambda: assistant.state("_motion")["state"] == "off")
+        wait(
+            "an event fires", lambda: assistant.state("_event")["attributes"].get("event_type") in ("motion", "ended")
+        )
+        picture = assistant.state("_last_picture")["attributes"]["entity_picture"]
+        wait(
+            "the last picture is the node's, byte for byte",
+            lambda: assistant.ask(picture) in {message.payload for message in desk.of("/thumb")},
+        )
+        wait("disk free is a number", lambda: float(assistant.state("_disk_free")["state"]) > 0)
+        wait("outbox is a number", lambda: float(assistant.state("_outbox")["state"]) >= 0)
+        assert assistant.state("_problem")["state"] in ("on", "off")
+        assert assistant.state("_clock")["state"] in ("on", "off")
+
+        wait("the node is seen", lambda: bool(desk.of("/event")))
+        event = json.loads(desk.of("/event")[-1].payload)
+        before = assistant.state("_event")["state"]
+        topic = desk.of("/event")[-1].topic
+        late = {**event, "late": True, "seq": event["seq"] + 1000, "id": "01JD9ZV6Q2M4S8T1C3R5W7Y9AB"}
+        again = json.loads(desk.of("/event")[0].payload)
+        os.kill(node.pid, signal.SIGSTOP)
+        desk.say(topic, json.dumps(late).encode())
+        desk.say(topic, json.dumps(again).encode())
+        time.sleep(2)
+        after = assistant.state("_event")
+        print(f"pass  a late and a repeated message fire nothing ({before}, {after['state']})", flush=True)
+        assert after["attributes"].get("seq", 0) <= event["seq"] + 2, after
+        os.kill(node.pid, signal.SIGCONT)
+
+        assistant.press("_snapshot")
+        wait("the snapshot button reaches the node", lambda: desk.of("/rsp/home-assistant"))
+        assistant.press("_live_picture_for_a_minute")
+        wait("live pictures come", lambda: desk.of("door/live"))
+        camera = assistant.state("camera.door_live_picture" if has("camera.door_live_picture") else "_live_picture")
+        wait("the camera shows one", lambda: assistant.ask(camera["attributes"]["entity_picture"])[:2] == b"\xff\xd8")
+
+        os.kill(node.pid, signal.SIGKILL)
+        wait("by the will all become unavailable", lambda: assistant.state("_motion")["state"] == "unavailable", 60)
+        with Program(home, "run", "--config", settings) as back:
+            wait("and come back with the node", lambda: assistant.state("_motion")["state"] in ("on", "off"), 60)
+            back.signal(signal.SIGTERM)
+        wait("a node that is stopped is unavailable", lambda: assistant.state("_motion")["state"] == "unavailable")
+        off = write_settings(home, broker.port, mqtt={"discovery": False})
+        with Program(home, "run", "--config", off):
+            wait("discovery turned off removes the device", lambda: not any(has(each) for each in ENTITIES))
+    finally:
+        node.__exit__()
+        assistant.end()
+        desk.close()
+        broker.kill()
+
+
+if __name__ == "__main__":
+    # tests/home_assistant.py DIRECTORY DIRECTORY-AS-SEEN COMMAND...
+    with tempfile.TemporaryDirectory(dir=sys.argv[1], prefix="ha-") as made:
+        trial(sys.argv[3:], Path(made), f"{sys.argv[2]}/{Path(made).name}")
