@@ -21,6 +21,9 @@ from agent.topics import LIVE, Topics
 log = logging.getLogger(__name__)
 
 LIVE_EXPIRY_S = 2
+
+LONGEST_WAIT_S = 0.5
+"""So long a transfer gives way to events; then a piece is sent all the same, or it would never end on a busy line."""
 MAX_INCOMING_BYTES = 131_072
 """Twice what a command may have: larger ones are refused by name, and what is larger still never reaches us."""
 
@@ -53,6 +56,7 @@ class Answers:
         self._connection: Connection | None = None
         self._reply_ids: set[int] = set()
         self._chunk_ids: dict[int, int] = {}
+        self._sent_ns = 0
         self.unsent = 0
 
     # -- on the control connection
@@ -90,8 +94,11 @@ class Answers:
 
     # -- the media connection
 
-    def step(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-        """One round without waiting; what to wait for: descriptors to read, to write, True: do not wait."""
+    def step(self, *, gives_way: bool = False) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+        """One round without waiting; what to wait for: descriptors to read, to write, True: do not wait.
+
+        gives_way: events are on their way, and on a slow line they share it: nothing new is sent, or little.
+        """
         if self._protocol is None:
             return (), (), False
         if self._connection is None:
@@ -99,8 +106,11 @@ class Answers:
         connection = self._connection
         if connection is None:
             return (), (), False
-        if connection.ready:
-            self._send(connection)
+        now_ns = self._clock.boot_ns()
+        waits = gives_way and now_ns - self._sent_ns < LONGEST_WAIT_S * NS_PER_S
+        if connection.ready and not waits and not self._media.is_empty:
+            self._sent_ns = now_ns
+            self._send(connection, 1 if gives_way else connection.room)
         happened = connection.step(0)
         for ack in connection.take_acks():
             self._settle_chunk(ack)
@@ -111,7 +121,7 @@ class Answers:
             self._try_later()
             return (), (), False
         read, write, is_pressing = connection.waits_for()
-        can_send = connection.ready and connection.room > 0 and not self._media.is_empty
+        can_send = connection.ready and connection.room > 0 and not self._media.is_empty and not gives_way
         return read, write, is_pressing or happened or (can_send and not connection.is_backed_up)
 
     def _connect(self, protocol: Protocol) -> None:
@@ -135,9 +145,11 @@ class Answers:
     def _try_later(self) -> None:
         self._next_try_ns = self._clock.boot_ns() + round(self._backoff.next_s() * NS_PER_S)
 
-    def _send(self, connection: Connection) -> None:
+    def _send(self, connection: Connection, limit: int) -> None:
         # Bytes that already wait for the socket are enough: a live frame more would only be older.
-        while connection.room > 0 and not connection.is_backed_up:
+        for _ in range(limit):
+            if connection.room <= 0 or connection.is_backed_up:
+                return
             live = self._media.take_live()
             if live is not None and not self._is_too_large(connection, LIVE, live):
                 connection.publish(self._topics.at(LIVE), live, qos=0, properties=live_properties(LIVE_EXPIRY_S))

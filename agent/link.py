@@ -210,7 +210,7 @@ class Link:
         if self._is_born:
             self._fill(connection, only_states)
             wait_s = self._bounded_wait(connection, wait_s)
-        read, write, is_pressing = self._answers.step()
+        read, write, is_pressing = self._answers.step(gives_way=bool(self._sent))
         happened = connection.step(0.0 if is_pressing else wait_s, self.bell.fileno(), *read, also_write=write)
         for ack in connection.take_acks():
             self._settle(ack)
