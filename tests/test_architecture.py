@@ -18,9 +18,12 @@ FLOORS: dict[str, int] = {
         (
             "agent model status errors clock ulid settings camera",
             "ladder board handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
-            " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release provisioning site_ca echo schema discovery access certificates tls",
-            "motion events still strip annotate recorder ledger ledger_reader outbox ring retime recovery verification"
-            " errands answers posting jobs archive live mail uploads configuration desired operators connection delivery reconnect notices keeper announcer trial commissioning",
+            " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release"
+            " provisioning site_ca echo schema discovery access certificates tls",
+            "motion events still strip annotate recorder ledger ledger_reader outbox ring retime recovery"
+            " verification"
+            " errands answers posting jobs archive live mail uploads configuration desired operators connection"
+            " delivery reconnect notices keeper announcer trial commissioning",
             "vision storage link commands health cameras",
             "node cli __main__",
         )
