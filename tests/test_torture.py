@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torture
-from broker import requires_mosquitto, until
+from broker import Subscriber, requires_mosquitto, until
 from program import write_settings
 
 pytestmark = [pytest.mark.broker, requires_mosquitto]
@@ -34,7 +34,7 @@ def test_broker_and_node_killed_in_mid_flight_lose_no_message(tmp_path: Path) ->
     assert row.lost == 0, row.words
 
 
-def _took(subscriber: torture.Subscriber, number: int) -> bool:
+def _took(subscriber: Subscriber, number: int) -> bool:
     subscriber.wait_a_moment()
     return len(subscriber.messages) >= number
 
