@@ -339,7 +339,8 @@ class Detector:
             # A pixel that changed twice running is two frames' worth.
             grown = np.maximum(grown, (twice > self._twice.limits) * self._two)
         # Where nothing is a candidate now, a frame or two of it are forgiven.
-        self._age = np.maximum(grown * (candidates > 0), less)
+        # At most so old: where somebody was long ago, rain must not be believed at once.
+        self._age = np.minimum(np.maximum(grown * (candidates > 0), less), min(4 * self._confirm, 250))
         self._has_ages = True
 
     def _adopt(self, small: Plane, frame: Frame) -> Motion:
