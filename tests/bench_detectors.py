@@ -232,6 +232,8 @@ picture_output on
 picture_quality 3
 picture_filename %s-%q-%D
 """
+MOTION_OPENS_S = 0.3
+"""From its start to its first frame, about; it saves none of the first seconds. So its latency is not told."""
 THRESHOLD = 1500
 """motion's default `threshold`: changed pixels."""
 
@@ -247,16 +249,15 @@ def run_motion(path: Path, clip: dict[str, Any], *, each_frame: bool) -> tuple[f
         conf = Path(directory, "motion.conf")
         text = MOTION_CONF.format(directory=directory, path=path.resolve(), fps=math.ceil(clip["fps"]), **_size(path))
         conf.write_text(text + (EACH_FRAME if each_frame else "picture_output off\n"))
+        began = time.time() + MOTION_OPENS_S
         cpu_s, rss_mb, said = spend(["motion", "-n", "-c", str(conf)], end_s=duration_s + 0.7)
     active = [False] * clip["frames"]
     shots = [tuple(map(int, found)) for found in re.findall(r"/(\d+)-(\d+)-(\d+)\.jpg", said)]
     rate = max(2, math.ceil(clip["fps"]))
-    if shots:
-        times = [second + number / rate for second, number, _ in shots]
-        for at, (_, _, pixels) in zip(times, shots, strict=True):
-            index = round((at - times[0]) * clip["fps"])
-            if 0 <= index < len(active):
-                active[index] |= pixels > THRESHOLD
+    for second, number, pixels in shots:
+        index = round((second + number / rate - began) * clip["fps"])
+        if 0 <= index < len(active):
+            active[index] |= pixels > THRESHOLD
     return cpu_s, rss_mb, active
 
 
@@ -461,7 +462,7 @@ def run_programs(folder: Path, clips: list[dict[str, Any]], scores: dict[str, Sc
         score = scores["motion (Debian), default"] = Score(whole_s=0.0, rss_mb=0.0)
         for clip in tqdm(clips, desc="motion", disable=not sys.stderr.isatty(), leave=False):
             path = folder / clip["file"]
-            score.add(run_motion(path, clip, each_frame=True)[2], clip)
+            score.add(run_motion(path, clip, each_frame=True)[2], {**clip, "latency": False})
             cpu_s, rss_mb, _ = run_motion(path, clip, each_frame=False)
             score.whole_s, score.rss_mb = score.whole_s + cpu_s, max(score.rss_mb, rss_mb)
     else:
@@ -473,7 +474,7 @@ def run_programs(folder: Path, clips: list[dict[str, Any]], scores: dict[str, Sc
         score = scores["DVR-Scan, default"] = Score(whole_s=0.0, rss_mb=0.0)
         for clip in clips:
             cpu_s, rss_mb, active = run_dvr_scan(program, folder / clip["file"], clip)
-            score.add(active, clip)
+            score.add(active, {**clip, "latency": False})  # its list says events, after its own merging
             score.whole_s, score.rss_mb = score.whole_s + cpu_s, max(score.rss_mb, rss_mb)
     else:
         print("DVR-Scan is not installed here (pip install dvr-scan; or DVR_SCAN=its path)")
