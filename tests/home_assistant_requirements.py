@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 
 WANTED = "frontend mqtt http api onboarding auth config websocket_api image camera event button switch number update"
-ALSO = (
-    "sensor binary_sensor history logbook recorder file_upload hardware image_upload my search system_health"
-)
+ALSO = "sensor binary_sensor history logbook recorder file_upload hardware image_upload my search system_health"
 BEHIND = "network analytics backup diagnostics lovelace logger usage_prediction labs brands conversation person"
 
 
