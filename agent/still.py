@@ -133,7 +133,9 @@ class _Before:
         if picture.shape != self._low.shape:
             return None
         # One number for the light of the whole picture is enough: the cost of an error is a later end.
-        light = float(np.median(_tiles(picture) / self._tiles))
+        ratios = (_tiles(picture) / self._tiles).ravel()
+        # The middle one; np.median would load numpy.ma for it, a tenth of a second.
+        light = float(np.partition(ratios, ratios.size // 2)[ratios.size // 2])
         if not SAME_LIGHT[0] < light < SAME_LIGHT[1]:
             return None
         cv2 = opencv()
