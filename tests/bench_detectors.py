@@ -14,7 +14,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -203,17 +202,31 @@ def run_in_turns(path: Path, names: Sequence[str]) -> tuple[dict[str, list[bool]
 # --- whole programs --------------------------------------------------------------------------------------------
 
 
+WAITING = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(sys.argv[3:], stdout=sys.stderr)
+if sys.argv[2]:
+    time.sleep(float(sys.argv[2]))
+    child.send_signal(signal.SIGTERM)
+usage = os.wait4(child.pid, 0)[2]
+open(sys.argv[1], "w").write(f"{usage.ru_utime + usage.ru_stime} {usage.ru_maxrss / 1024}")
+"""
+"""A small parent: a child's peak memory counts from the fork on, so that of this process would be its least."""
+
+
 def spend(command: Sequence[str], *, end_s: float | None = None) -> tuple[float, float, str]:
     """CPU seconds, peak memory in MB and output of a program; after end_s it is asked to end."""
-    with tempfile.TemporaryFile() as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-        if end_s is not None:
-            time.sleep(end_s)
-            child.send_signal(signal.SIGTERM)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read().decode(errors="replace")
+    with tempfile.TemporaryDirectory() as directory:
+        told = Path(directory, "usage")
+        end = "" if end_s is None else str(end_s)
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", WAITING, str(told), end, *command],
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            check=True,
+        )
+        cpu_s, rss_mb = (float(word) for word in told.read_text().split())
+        return cpu_s, rss_mb, done.stderr.decode(errors="replace")
 
 
 MOTION_CONF = """daemon off
