@@ -212,10 +212,11 @@ def resident_mb(directory: Path, port: int, seconds: float) -> dict[str, float]:
     del kept
     figures = {}
     clips = {"pre_roll_s": 10.0, "post_roll_s": 2.0}
-    for name, camera in {
+    cameras: dict[str, dict[str, Any]] = {
         "1080p video, packets kept": {"backend": "video", "source": str(video), "loop": True},
         "1080p fake camera, software encoder": {"width": 1920, "height": 1080, "fps": FPS, "bitrate_kbps": 2000},
-    }.items():
+    }
+    for name, camera in cameras.items():
         place = directory / name.split(",")[0].replace(" ", "-")
         place.mkdir()
         config = write_settings(place, port, camera={**camera, "bitrate_kbps": 2000}, clips=clips)
