@@ -22,8 +22,11 @@ Attempt = Literal["5", "probe", "3.1.1"]
 STABLE_S = 30.0
 """A connection that held so long, or delivered something, makes the next back-off short again."""
 
-TAKEOVERS = 3
+TAKEOVERS = 6
 TAKEOVER_WINDOW_S = 60.0
+NAMED_TAKEOVER = 2
+"""A take-over that the broker names counts double: a silent end may also be a network's, or a broker's that died."""
+
 TAKEOVER_PAUSE_S = 180.0
 SILENT_PROBES = 2
 """Bare CONNECTs of MQTT 5 that a broker left unanswered, in a row, before 3.1.1 is tried unasked."""
@@ -58,7 +61,8 @@ class Reconnect:
         self.attempt, self._silent_probes = "5", 0
 
     def not_reached(self, failure: LinkError, now_ns: int) -> None:
-        """There was no connection at all."""
+        """There was no connection at all: then it was not a twin that ended the last ones."""
+        self._takeovers_ns.clear()
         self._pause(failure, now_ns, self._backoff.next_s())
 
     def ended(
@@ -113,6 +117,6 @@ class Reconnect:
     def _is_duplicate(self, connection: Connection, has_suspect: bool, now_ns: int) -> bool:
         """Whether connections end as they do when two clients have one id: by name, or idle and without a word."""
         if connection.closed_by == TAKEN_OVER or (connection.closed_silently and not has_suspect):
-            self._takeovers_ns.append(now_ns)
+            self._takeovers_ns.extend([now_ns] * (NAMED_TAKEOVER if connection.closed_by == TAKEN_OVER else 1))
         oldest_ns = self._takeovers_ns[0] if len(self._takeovers_ns) == TAKEOVERS else None
         return oldest_ns is not None and now_ns - oldest_ns <= TAKEOVER_WINDOW_S * NS_PER_S
