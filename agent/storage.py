@@ -211,6 +211,9 @@ class Storage:
     def _recording_failed(self, error: StorageError | str, now: Now) -> None:
         if not self._clip_trouble:
             _log.error("recording paused: %s", error)
+        if isinstance(error, StorageError):
+            # Each try is another file: the words stay the same while the trouble does.
+            error = StorageError(error.operation, self._directory, error.cause, hint=error.hint)
         self._clip_trouble = str(error)
         self._try_later(now)
 
