@@ -29,6 +29,7 @@ from agent.cameras.planes import Planes, scaled
 from agent.clock import SystemClock
 from agent.errors import CameraError
 from agent.keeper import CameraKeeper
+from agent.live import QUALITY as LIVE_QUALITY
 from agent.model import NS_PER_S
 
 if "CAMERA_AGENT_RIG" not in os.environ:
@@ -108,6 +109,10 @@ def stills_of(options: PiOptions, count: int) -> set[bytes]:
     return found
 
 
+SHOWN = ("frames", "thumbnails", "live", "packets", "clips")
+"""Everything in which a picture leaves the node."""
+
+
 def identical(a: Recorder, b: Recorder, frames: int) -> dict[str, bool]:
     def planes(x: Planes, y: Planes) -> bool:
         return all(np.array_equal(one, other) for one, other in zip(x, y, strict=True))
@@ -117,6 +122,10 @@ def identical(a: Recorder, b: Recorder, frames: int) -> dict[str, bool]:
     return {
         "frames": all(planes(Planes(x.y, x.u, x.v), Planes(y.y, y.u, y.v)) for x, y in pairs),
         "thumbnails": all(thumbnail.encode(x).jpeg == thumbnail.encode(y).jpeg for x, y in pairs[::8]),
+        "live": all(
+            thumbnail.encode(x, LIVE_QUALITY, 320).jpeg == thumbnail.encode(y, LIVE_QUALITY, 320).jpeg
+            for x, y in pairs[::8]
+        ),
         "packets": [p.data for p in a.packets[:frames]] == [p.data for p in b.packets[:frames]],
         "clips": all(planes(x, y) for x, y in zip(*clips, strict=True)),
     }
@@ -130,14 +139,14 @@ def test_scenes_that_differ_only_under_the_mask_are_bit_identical_everywhere(mon
     frames = 40
     options = [PiOptions(id, 1280, 720, 30, 640, 360, masks=(MASK,), gop_s=0.5) for id in ("secret-a", "secret-b")]
     a, b = (record(each, frames) for each in options)
-    assert identical(a, b, frames) == dict.fromkeys(("frames", "thumbnails", "packets", "clips"), True)
+    assert identical(a, b, frames) == dict.fromkeys(SHOWN, True)
     stills = [stills_of(each, 6) for each in options]
     assert [len(found) for found in stills] == [6, 6]
     assert len(stills[0] & stills[1]) >= 4, "six of the eight pictures each"
 
     bare = [PiOptions(id, 1280, 720, 30, 640, 360, gop_s=0.5) for id in ("secret-a", "secret-b")]
     a, b = (record(each, frames) for each in bare)
-    assert identical(a, b, frames) == dict.fromkeys(("frames", "thumbnails", "packets", "clips"), False)
+    assert identical(a, b, frames) == dict.fromkeys(SHOWN, False)
     assert not stills_of(bare[0], 8) & stills_of(bare[1], 8)
 
 
