@@ -1,4 +1,4 @@
-"""What holds for all tests: hypothesis does not judge by time, since the machines are noisy; Ctrl-C reaches children."""
+"""What holds for all tests: hypothesis does not judge by time on noisy machines; Ctrl-C reaches children."""
 
 from __future__ import annotations
 
