@@ -107,10 +107,13 @@ def rfc3339(wall_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
 
 
+_LIBC = ctypes.CDLL(None)
+"""Loaded once: storage asks for the clock's state at every step."""
+
 _TIME_ERROR = 5  # adjtimex(2): "the clock is not synchronised"
 
 
 def _kernel_clock_state() -> int:
     # struct timex is at most 208 bytes on every Linux port; modes=0 only reads.
     buffer = ctypes.create_string_buffer(512)
-    return int(ctypes.CDLL(None, use_errno=True).adjtimex(buffer))
+    return int(_LIBC.adjtimex(buffer))
