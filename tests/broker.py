@@ -21,6 +21,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.cli.local_broker import free_port as free_port  # also for the tests that import it from here
+
 DEADLINE_S = 30.0
 """Generous: it is only ever waited out by a test that fails."""
 
@@ -28,12 +30,6 @@ requires_mosquitto = pytest.mark.skipif(
     shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None,
     reason="mosquitto is not installed (apt install mosquitto)",
 )
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Mosquitto:
