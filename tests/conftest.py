@@ -1,13 +1,81 @@
-"""What holds for all tests: hypothesis does not judge by time on noisy machines; Ctrl-C reaches children."""
+"""What holds for all tests, and what many of them start with: a broker, a dashboard, a node without a camera."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
+from broker import Mosquitto, Subscriber
+from command_fixtures import Bench, Client
 from hypothesis import settings
 
+# Deadlines of hypothesis judge by time, which a noisy machine does not give evenly.
 settings.register_profile("camera-agent", deadline=None)
 settings.load_profile("camera-agent")
 
 # A shell starts what runs in its background with SIGINT ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker of the test's own."""
+    mosquitto = Mosquitto(tmp_path / "broker").start()
+    yield mosquitto
+    mosquitto.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """One broker for all tests of a module."""
+    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker")).start()
+    yield mosquitto
+    mosquitto.stop()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Start brokers with options; all end with the test."""
+    brokers: list[Mosquitto] = []
+
+    def begin(**options: Any) -> Mosquitto:
+        brokers.append(Mosquitto(tmp_path / f"broker{len(brokers)}", **options))
+        return brokers[-1].start()
+
+    yield begin
+    for each in brokers:
+        each.kill()
+
+
+@pytest.fixture
+def dashboard(broker: Mosquitto) -> Iterator[Subscriber]:
+    """Hears everything at the test's own broker."""
+    subscriber = Subscriber(broker.port)
+    yield subscriber
+    subscriber.close()
+
+
+@pytest.fixture
+def bench_settings() -> dict[str, Any]:
+    """Sections of the bench's settings; a module that needs some overrides this."""
+    return {}
+
+
+@pytest.fixture
+def bench(shared_broker: Mosquitto, tmp_path: Path, bench_settings: dict[str, Any]) -> Iterator[Bench]:
+    """The rooms that answer commands, connected."""
+    made = Bench(tmp_path, shared_broker.port, **bench_settings)
+    made.connect()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(shared_broker: Mosquitto, bench: Bench) -> Iterator[Client]:
+    """Who sends the bench commands."""
+    made = Client(shared_broker.port, bench)
+    yield made
+    made.close()

@@ -10,9 +10,21 @@ from typing import Any
 from broker import DEADLINE_S, Received
 
 from agent.clock import SystemClock
+from agent.delivery import Outbox
 from agent.handoffs import AckBox, StatusBoard
 from agent.link import Link
-from agent.messages import JSON_PAYLOADS, ClipBody, EventBody, LossBody, ThumbBody, ThumbProperties, ThumbRef
+from agent.messages import (
+    JSON_PAYLOADS,
+    CameraMeta,
+    ClipBody,
+    EventBody,
+    LimitsMeta,
+    LossBody,
+    MetaMessage,
+    ThumbBody,
+    ThumbProperties,
+    ThumbRef,
+)
 from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
 from agent.settings import MqttSettings, NodeSettings
 from agent.topics import split
@@ -21,6 +33,20 @@ EPOCH = "01JD9ZV6Q2M4S8T1C3R5W7Y9AB"
 TIME = "2026-11-22T03:15:07.250Z"
 NODE = NodeSettings(id="entrance", site="ward-12", name="Cửa chính", location="Tầng 1")
 BASE = "edgecam/v1/ward-12/entrance"
+META = MetaMessage(
+    site="ward-12",
+    node="entrance",
+    name="Cửa chính",
+    location="Tầng 1",
+    timezone="Asia/Ho_Chi_Minh",
+    agent_version="0.1.0",
+    hardware=None,
+    camera=CameraMeta(backend="fake", description="scene", codec="h264", width=1280, height=720, fps=15),
+    zones=[],
+    capabilities=["motion"],
+    schema_version="1.0",
+    limits=LimitsMeta(max_payload_bytes=65536, replay_days=14, replay_mb=256),
+)
 
 
 def ulid(number: int) -> str:
@@ -148,11 +174,14 @@ class Desk:
         self.settings = MqttSettings(host="127.0.0.1", port=port).model_copy(update=settings)
         self.link = self.new_link(will_delay_s)
 
+    def open_outbox(self) -> Outbox:
+        return self.outbox
+
     def new_link(self, will_delay_s: float = 0.0) -> Link:
         return Link(
             self.settings,
             NODE,
-            lambda: self.outbox,
+            self.open_outbox,
             self.box,
             self.statuses,
             self.clock,

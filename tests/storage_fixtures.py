@@ -32,6 +32,7 @@ from agent.model import (
 from agent.settings import Settings, load_settings
 from agent.storage import Storage
 from agent.ulid import new_ulid
+from agent.verification import verify_clip, verify_index
 
 FPS = 10
 FRAME_NS = NS_PER_S // FPS
@@ -229,3 +230,13 @@ def frames_of(clip: bytes) -> Iterator[tuple[float, int]]:
     with av.open(io.BytesIO(clip), "r") as container:
         for frame in container.decode(video=0):
             yield float(frame.time or 0), int(frame.to_ndarray(format="gray")[: HEIGHT // 2].mean())
+
+
+def all_true(directory: Path) -> list[str]:
+    """Where the ledger of a closed node and its clips disagree: nothing, if all is well. Decodes every clip."""
+    reader = LedgerReader(directory)
+    found = list(verify_index(directory, reader))
+    for clip in reader.clips():
+        found += verify_clip(directory / "clips" / clip.file, clip, decode_all=True)
+    reader.close()
+    return found

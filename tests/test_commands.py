@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,6 @@ from link_fixtures import ulid
 from agent.cli import main
 
 pytestmark = requires_mosquitto
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker")).start()
-    yield mosquitto
-    mosquitto.stop()
-
-
-@pytest.fixture
-def bench(broker: Mosquitto, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, broker.port)
-    made.connect()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(broker: Mosquitto, bench: Bench) -> Iterator[Client]:
-    made = Client(broker.port, bench)
-    yield made
-    made.close()
 
 
 def codes(bench: Bench) -> list[str]:
@@ -64,7 +41,7 @@ def test_a_response_topic_of_mqtt_5_is_honoured_below_rsp_only(bench: Bench, cli
 
 
 def test_the_same_id_twice_gives_the_same_answer_also_after_a_restart(
-    bench: Bench, client: Client, broker: Mosquitto, tmp_path: Path
+    bench: Bench, client: Client, shared_broker: Mosquitto, tmp_path: Path
 ) -> None:
     body = json.dumps({"id": "once", "client": "page-1"}).encode()
     client.send("test-event", body)
@@ -142,11 +119,11 @@ def test_a_refusal_names_the_place(bench: Bench, client: Client) -> None:
 
 
 def test_a_retained_command_is_refused_when_it_is_sent_and_at_each_connection(
-    bench: Bench, client: Client, broker: Mosquitto, tmp_path: Path
+    bench: Bench, client: Client, shared_broker: Mosquitto, tmp_path: Path
 ) -> None:
     client.send("restart", json.dumps({"id": "r", "client": "page-1"}).encode(), retain=True)
     bench.until(lambda: bench.commands.status.refused == 1)
-    other = Bench(tmp_path / "other", broker.port)
+    other = Bench(tmp_path / "other", shared_broker.port)
     try:
         other.until(lambda: other.commands.status.refused == 1)
         assert codes(other) == ["retained"]
@@ -157,10 +134,10 @@ def test_a_retained_command_is_refused_when_it_is_sent_and_at_each_connection(
         client.send("restart", b"", retain=True)
 
 
-def test_commands_that_the_settings_do_not_allow_are_refused(broker: Mosquitto, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, broker.port, commands={"allow": ["ping", "clip.*"]})
+def test_commands_that_the_settings_do_not_allow_are_refused(shared_broker: Mosquitto, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, shared_broker.port, commands={"allow": ["ping", "clip.*"]})
     bench.connect()
-    client = Client(broker.port, bench)
+    client = Client(shared_broker.port, bench)
     assert client.ask("ping")["ok"]
     assert client.ask("restart")["error"]["code"] == "forbidden"
     assert client.ask("clip.erase", {"clip_id": ulid(1)})["error"]["code"] == "not-found"
@@ -221,7 +198,7 @@ def test_a_clip_can_be_read_from_any_byte_to_any_byte(bench: Bench, client: Clie
 
 
 def test_a_transfer_that_a_broken_connection_cut_off_is_told_and_resumed(
-    bench: Bench, client: Client, broker: Mosquitto
+    bench: Bench, client: Client, shared_broker: Mosquitto
 ) -> None:
     content = bytes(range(256)) * 8000
     clip = bench.add_clip(1, content)

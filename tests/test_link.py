@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from broker import Mosquitto, Received, Subscriber, requires_mosquitto, until
-from link_fixtures import BASE, Desk, check_message, ulid
+from link_fixtures import BASE, META, Desk, check_message, ulid
 from paho.mqtt.enums import MQTTProtocolVersion
 from pydantic import SecretStr
 
 from agent.errors import StorageError
 from agent.handoffs import Status, Verdict
-from agent.messages import CameraMeta, LimitsMeta, MetaMessage, to_bytes
+from agent.messages import to_bytes
 from agent.model import OutboxKind
 
 pytestmark = [pytest.mark.broker, requires_mosquitto]
@@ -23,21 +23,6 @@ pytestmark = [pytest.mark.broker, requires_mosquitto]
 Start = Callable[..., Mosquitto]
 Watch = Callable[..., Subscriber]
 JPEG = b"\xff\xd8" + bytes(range(256)) * 8 + b"\xff\xd9"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start brokers with options; all end with the test."""
-    brokers: list[Mosquitto] = []
-
-    def begin(**options: object) -> Mosquitto:
-        broker = Mosquitto(tmp_path / f"broker{len(brokers)}", **options)  # type: ignore[arg-type]
-        brokers.append(broker)
-        return broker.start()
-
-    yield begin
-    for broker in brokers:
-        broker.kill()
 
 
 @pytest.fixture
@@ -106,22 +91,6 @@ def seen(subscriber: Subscriber, condition: Callable[[], object]) -> None:
         return bool(condition())
 
     until(look, "messages at the subscriber")
-
-
-META = MetaMessage(
-    site="ward-12",
-    node="entrance",
-    name="Cửa chính",
-    location="Tầng 1",
-    timezone="Asia/Ho_Chi_Minh",
-    agent_version="0.1.0",
-    hardware=None,
-    camera=CameraMeta(backend="fake", description="scene", codec="h264", width=1280, height=720, fps=15),
-    zones=[],
-    capabilities=["motion"],
-    schema_version="1.0",
-    limits=LimitsMeta(max_payload_bytes=65536, replay_days=14, replay_mb=256),
-)
 
 
 # -- birth, will, farewell

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from broker import Mosquitto, Subscriber, requires_mosquitto
-from link_fixtures import NODE, Desk, check_message, ulid
+from link_fixtures import Desk, check_message, ulid
 
 from agent.clock import read
 from agent.disk import Disk
 from agent.ledger import Ledger, LedgerReader, Revision
-from agent.link import Link
 from agent.model import Ack, Event, EventKind, Moment, Phase, Thumbnail
 
 pytest_plugins = ["closing"]
@@ -37,17 +36,8 @@ class LedgerDesk(Desk):
         self.ledger = Ledger(Disk(), directory, node="entrance")
         super().__init__(port)
 
-    def new_link(self, will_delay_s: float = 0.0) -> Link:
-        return Link(
-            self.settings,
-            NODE,
-            lambda: LedgerReader(self.directory),
-            self.box,
-            self.statuses,
-            self.clock,
-            will_delay_s=will_delay_s,
-            jitter=lambda: 0.0,
-        )
+    def open_outbox(self) -> LedgerReader:
+        return LedgerReader(self.directory)
 
     def step(self, wait_s: float = 0.02) -> None:
         self.link.step(wait_s)

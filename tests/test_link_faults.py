@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,19 +28,6 @@ from agent.settings import MqttSettings
 
 CONNACK_5 = b"\x20\x03\x00\x00\x00"
 """Accepted, no properties."""
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
-    brokers: list[Mosquitto] = []
-
-    def begin(**options: object) -> Mosquitto:
-        brokers.append(Mosquitto(tmp_path / f"broker{len(brokers)}", **options))  # type: ignore[arg-type]
-        return brokers[-1].start()
-
-    yield begin
-    for broker in brokers:
-        broker.kill()
 
 
 Start = Callable[..., Mosquitto]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 from broker import Mosquitto, requires_mosquitto
 from command_fixtures import Bench, Client
 
@@ -82,13 +80,6 @@ def test_too_many_watchers_are_refused() -> None:
         assert live.grant(f"page-{number}", args(), 0)
     assert live.grant("one more", args(), 0) is None
     assert live.grant("page-3", args(), 0)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(tmp_path / "broker").start()
-    yield mosquitto
-    mosquitto.stop()
 
 
 @requires_mosquitto

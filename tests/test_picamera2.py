@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,20 +344,6 @@ def node_settings(directory: Path, port: int, camera: str, node: str = "door", *
         },
         clips={"gop_s": 0.5, "pre_roll_s": 2.0, "post_roll_s": 1.5, "max_clip_s": 60.0, **more},
     )
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(tmp_path / "broker").start()
-    yield mosquitto
-    mosquitto.stop()
-
-
-@pytest.fixture
-def dashboard(broker: Mosquitto) -> Iterator[Subscriber]:
-    subscriber = Subscriber(broker.port)
-    yield subscriber
-    subscriber.close()
 
 
 def bodies(dashboard: Subscriber, node: str, feed: str) -> list[dict[str, Any]]:

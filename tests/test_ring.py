@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faulty_disk import Image, Leaves, RecordingDisk
-from storage_fixtures import Rig, event, make_rig
+from storage_fixtures import Rig, all_true, event, make_rig
 
 from agent.cli import clips as clips_cli
 from agent.clock import read
@@ -19,7 +19,6 @@ from agent.ledger_reader import ClipRow
 from agent.model import Ack, OutboxKind
 from agent.recovery import open_ledger
 from agent.ring import erase, protect
-from agent.verification import verify_clip, verify_index
 
 pytest_plugins = ["closing"]
 
@@ -28,15 +27,6 @@ pytest_plugins = ["closing"]
 def kilobytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """budget_mb counts kB: clips in tests are small."""
     monkeypatch.setattr("agent.storage.MB", 1000)
-
-
-def all_true(directory: Path) -> list[str]:
-    reader = LedgerReader(directory)
-    found = list(verify_index(directory, reader))
-    for clip in reader.clips():
-        found += verify_clip(directory / "clips" / clip.file, clip, decode_all=True)
-    reader.close()
-    return found
 
 
 def clip_ids(rig: Rig) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +45,9 @@ class Operator:
 ALICE, MALLORY = Operator(1), Operator(2)
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker")).start()
-    yield mosquitto
-    mosquitto.stop()
-
-
 @pytest.fixture
-def bench(broker: Mosquitto, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, broker.port, commands={"operator_keys": [ALICE.setting()]})
-    made.connect()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(broker: Mosquitto, bench: Bench) -> Iterator[Client]:
-    made = Client(broker.port, bench)
-    yield made
-    made.close()
+def bench_settings() -> dict[str, Any]:
+    return {"commands": {"operator_keys": [ALICE.setting()]}}
 
 
 def refused(bench: Bench, client: Client, payload: bytes, verb: str = "restart") -> str:
@@ -150,12 +132,12 @@ def test_settings_have_to_be_signed_too(bench: Bench, client: Client) -> None:
         assert found.code == code
 
 
-def test_a_second_operator_has_a_counter_of_their_own(broker: Mosquitto, tmp_path: Path) -> None:
+def test_a_second_operator_has_a_counter_of_their_own(shared_broker: Mosquitto, tmp_path: Path) -> None:
     bob = Operator(3)
     keys = [ALICE.setting(), bob.setting("bob")]
-    bench = Bench(tmp_path / "two", broker.port, commands={"operator_keys": keys})
+    bench = Bench(tmp_path / "two", shared_broker.port, commands={"operator_keys": keys})
     bench.connect()
-    client = Client(broker.port, bench)
+    client = Client(shared_broker.port, bench)
     client.send("ping", ALICE.command("ping", 50))
     client.send("ping", bob.command("ping", 2))
     bench.until(lambda: client.answers("c50") and client.answers("c2"))

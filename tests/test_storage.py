@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 from faulty_disk import FailingDisk
-from storage_fixtures import FPS, FRAME_NS, Rig, event, make_rig, packets
+from storage_fixtures import FPS, FRAME_NS, Rig, all_true, event, make_rig, packets
 
 from agent.disk import DirectoryRefusedError, OpenFile
 from agent.errors import StorageError
-from agent.ledger import LedgerReader
 from agent.model import NS_PER_S, Ack, EventKind, OutboxKind, Phase
-from agent.verification import verify_clip, verify_index
 
 pytest_plugins = ["closing"]
 
@@ -25,15 +23,6 @@ pytest_plugins = ["closing"]
 def rig(tmp_path: Path) -> Rig:
     found = make_rig(tmp_path / "node")
     found.storage.open()
-    return found
-
-
-def all_true(directory: Path) -> list[str]:
-    reader = LedgerReader(directory)
-    found = list(verify_index(directory, reader))
-    for clip in reader.clips():
-        found += verify_clip(directory / "clips" / clip.file, clip, decode_all=True)
-    reader.close()
     return found
 
 

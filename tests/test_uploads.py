@@ -62,22 +62,15 @@ def test_without_a_list_nothing_is_allowed() -> None:
     assert "names no store" in allowed("https://s3.example.org/a", [])
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker")).start()
-    yield mosquitto
-    mosquitto.stop()
-
-
 @pytest.fixture
-def put(broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[[str, str], tuple[dict[str, Any], Bench]]]:
+def put(shared_broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[[str, str], tuple[dict[str, Any], Bench]]]:
     """put(url, origin allowed): the answer to clip.put of a clip of 300 kB; back-off is not waited for."""
     opened: list[Any] = []
 
     def ask(url: str, origin: str, **more: str) -> tuple[dict[str, Any], Bench]:
-        bench = Bench(tmp_path / "node", broker.port, commands={"upload_hosts": [origin]})
+        bench = Bench(tmp_path / "node", shared_broker.port, commands={"upload_hosts": [origin]})
         bench.connect()
-        client = Client(broker.port, bench)
+        client = Client(shared_broker.port, bench)
         opened.extend((client, bench))
         clip = bench.add_clip(1, CONTENT)
         request_id = client.request("clip.put", {"clip_id": clip.id, "url": url, **more})

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from broker import DEADLINE_S, Mosquitto, free_port, requires_mosquitto, until
 from link_fixtures import BASE, EPOCH, TIME, Desk, MemoryOutbox, ulid
+from link_fixtures import META as PLAIN_META
 
 from agent.cli import main
 from agent.cli.watch import Watcher
@@ -21,11 +21,8 @@ from agent.clock import SystemClock
 from agent.connection import Incoming
 from agent.handoffs import Status
 from agent.messages import (
-    CameraMeta,
     HeadHealth,
     HealthMessage,
-    LimitsMeta,
-    MetaMessage,
     StateMessage,
     ZoneMeta,
     message_bytes,
@@ -36,19 +33,8 @@ from agent.outbox import stamped
 
 ROOT = Path(__file__).resolve().parent.parent
 JPEG = b"\xff\xd8\xff\xda picture \xff\xd9"
-META = MetaMessage(
-    site="ward-12",
-    node="entrance",
-    name="Cửa chính",
-    location="Tầng 1",
-    timezone="Asia/Ho_Chi_Minh",
-    agent_version="0.1.0",
-    hardware=None,
-    camera=CameraMeta(backend="fake", description="scene", codec="h264", width=1280, height=720, fps=15),
-    zones=[ZoneMeta(id="quay-so-2", name="Quầy số 2", kind="detect", polygon=[(0, 0), (1, 0), (1, 1)])],
-    capabilities=["motion"],
-    schema_version="1.0",
-    limits=LimitsMeta(max_payload_bytes=65536, replay_days=14, replay_mb=256),
+META = PLAIN_META.model_copy(
+    update={"zones": [ZoneMeta(id="quay-so-2", name="Quầy số 2", kind="detect", polygon=[(0, 0), (1, 0), (1, 1)])]}
 )
 
 
@@ -199,13 +185,6 @@ def test_json_lines_hold_whole_messages() -> None:
 
 
 # -- the program
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(tmp_path / "broker").start()
-    yield mosquitto
-    mosquitto.kill()
 
 
 def start_watch(*words: str) -> subprocess.Popen[str]:
