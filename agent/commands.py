@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from agent import thumbnail
 from agent.admission import Admission, Command, Refused
-from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip, still_transfer
+from agent.archive import still_transfer
 from agent.audit import BEGUN, AuditRow
-from agent.backoff import Backoff
 from agent.clock import Clock, Now, read, rfc3339
 from agent.desired import Configuring
 from agent.disk import Disk
 from agent.errands import Action, Done, Errand
 from agent.errors import StorageError
-from agent.jobs import Job, Outcome, Recording, Replay, failure
+from agent.jobs import Job, Outcome, failure
 from agent.ledger_file import LEDGER_NAME
 from agent.ledger_reader import LedgerReader
 from agent.live import QUALITY, Live
@@ -35,25 +32,16 @@ from agent.model import NS_PER_S, Event, Frame
 from agent.operators import COUNTERS_NAME
 from agent.requests import (
     ACTING,
-    REPLAY_ROWS,
-    ClipArgs,
-    ClipGetArgs,
-    ClipPutArgs,
     ErrorBody,
-    ListArgs,
     LiveArgs,
-    RecordArgs,
-    ReplayArgs,
     Response,
     SnapshotArgs,
 )
 from agent.settings import Settings
 from agent.status import CommandsStatus
-from agent.uploads import Upload, allowed
+from agent.verbs import Verbs, args_of
 
 log = logging.getLogger(__name__)
-
-A = TypeVar("A")
 
 JOBS = 4
 """Transfers, replays and uploads at once; more are answered `busy`."""
@@ -87,17 +75,22 @@ class Commands:
         if admission.is_signed and admission.counters is None:
             self.status = CommandsStatus(trouble=f"{COUNTERS_NAME} cannot be read: no signed command is executed")
         self.beat_ns = clock.boot_ns()
-        self._node = settings.node
         self._clock = clock
         self._mail = mail
         self._admission = admission
-        self._post_test = post_test
-        self._manual = manual
-        self._restart = restart
         self._directory = settings.clips.directory
         self._reader = LedgerReader(self._directory)
-        self._archive = Archive(self._reader, disk or Disk(), self._directory)
-        self._upload_hosts = list(settings.commands.upload_hosts)
+        self._verbs = Verbs(
+            settings,
+            clock,
+            self,
+            mail.media,
+            self._reader,
+            disk or Disk(),
+            post_test=post_test,
+            manual=manual,
+            restart=restart,
+        )
         self._live = Live(settings.commands)
         self._last_ticket = 0
         self._waiting: dict[int, Callable[[Done], None]] = {}
@@ -157,7 +150,7 @@ class Commands:
 
     def write(self, file: tuple[str, bytes], then: Callable[[Done], None]) -> bool:
         """A file of the node's directory, written by the storage thread; then(done) in a later step."""
-        ticket = self._ticket()
+        ticket = self.ticket()
         self._waiting[ticket] = then
         row = AuditRow("", "", "config/desired", "written", is_refusal=True)
         if self._mail.errands.to_storage.put(Errand(ticket, row, file)):
@@ -229,9 +222,9 @@ class Commands:
             if done.code == "ok":
                 self._execute(command)
             else:
-                self._finish(command, failure("unavailable", f"it could not be written down: {done.words}"))
+                self.finish(command, failure("unavailable", f"it could not be written down: {done.words}"))
 
-        self._ask(command, go_on, row=row, file=file)
+        self.ask(command, go_on, row=row, file=file)
 
     def _stored_answer(self, name: tuple[str, str]) -> bytes | None:
         try:
@@ -249,7 +242,7 @@ class Commands:
         detail = "it was begun; the node restarted before it was written down whether it was done"
         return _json(Response(id=name[1], ok=False, error=ErrorBody(code="interrupted", detail=detail)))
 
-    def _ask(
+    def ask(
         self,
         command: Command,
         then: Callable[[Done], None],
@@ -260,19 +253,19 @@ class Commands:
         clip_id: str = "",
     ) -> None:
         """An errand for the storage thread; then(done) is called in a later step."""
-        ticket = self._ticket()
+        ticket = self.ticket()
         self._waiting[ticket] = then
         if not self._mail.errands.to_storage.put(Errand(ticket, row, file, action, clip_id)):
             del self._waiting[ticket]
-            self._finish(command, failure("busy", "the disk has too much to do; try again"), is_stored=False)
+            self.finish(command, failure("busy", "the disk has too much to do; try again"), is_stored=False)
 
-    def _ticket(self) -> int:
+    def ticket(self) -> int:
         self._last_ticket += 1
         return self._last_ticket
 
     # -- answers
 
-    def _finish(self, command: Command, outcome: Outcome, *, is_stored: bool = True) -> None:
+    def finish(self, command: Command, outcome: Outcome, *, is_stored: bool = True) -> None:
         """Write the answer down, then send it; an acting command's answer only when it is durable."""
         name = (command.client, command.id)
         answer = _json(Response(id=command.id, ok=outcome.error is None, result=outcome.result, error=outcome.error))
@@ -299,7 +292,7 @@ class Commands:
             counter=command.counter,
             answer=stored,
         )
-        ticket = self._ticket() if command.verb in ACTING else 0
+        ticket = self.ticket() if command.verb in ACTING else 0
         is_asked = is_stored and self._mail.errands.to_storage.put(Errand(ticket, row))
         if ticket and is_asked:
             self._waiting[ticket] = tell
@@ -315,121 +308,25 @@ class Commands:
     # -- the verbs
 
     def _execute(self, command: Command) -> None:
-        verbs: dict[str, Callable[[Command], Outcome | None]] = {
-            "ping": self._ping,
-            "events.list": self._list_events,
-            "clips.list": self._list_clips,
-            "clip.get": self._get_clip,
-            "clip.put": self._put_clip,
-            "clip.protect": self._pin,
-            "clip.release": self._pin,
-            "clip.erase": self._pin,
+        pictures: dict[str, Callable[[Command], Outcome | None]] = {
             "snapshot": self._take_still,
             "live": self._grant_live,
-            "replay": self._replay,
-            "record": self._record,
-            "test-event": self._test_event,
-            "restart": self._restart_node,
         }
         try:
-            outcome = verbs[command.verb](command)
+            outcome = (pictures | self._verbs.table)[command.verb](command)
         except StorageError as error:
             outcome = failure("unavailable", str(error))
         if outcome is not None:
-            self._finish(command, outcome)
+            self.finish(command, outcome)
 
-    def _ping(self, _: Command) -> Outcome:
-        now = read(self._clock)
-        result = {"time": rfc3339(now.wall_ns), "boot_id": now.boot_id, "clock_synced": now.clock_synced}
-        return Outcome({**result, "t_ns": now.t_ns})
-
-    def _test_event(self, _: Command) -> Outcome:
-        return Outcome({"event_id": self._post_test()})
-
-    def _record(self, command: Command) -> Outcome | None:
-        return self._start(self._ticket(), command, Recording(self._manual, _args(command, RecordArgs).duration_s))
-
-    def _restart_node(self, command: Command) -> Outcome:
-        self._restart(f"command {command.id} of {command.client}")
-        return Outcome({})
-
-    def _list_events(self, command: Command) -> Outcome:
-        return list_events(self._reader, _args(command, ListArgs))
-
-    def _list_clips(self, command: Command) -> Outcome:
-        return list_clips(self._reader, _args(command, ListArgs))
-
-    def _get_clip(self, command: Command) -> Outcome | None:
-        args = _args(command, ClipGetArgs)
-        ticket = self._ticket()
-        job = clip_transfer(
-            ticket, command.id, self._mail.media, self._archive, args.clip_id, args.offset, args.length
-        )
-        return self._start(ticket, command, job) if not isinstance(job, Outcome) else job
-
-    def _put_clip(self, command: Command) -> Outcome | None:
-        args = _args(command, ClipPutArgs)
-        refusal = allowed(args.url, self._upload_hosts)
-        if refusal:
-            return failure("forbidden", refusal, "/args/url")
-        clip = self._archive.clip(args.clip_id)
-        if clip is None:
-            return no_clip()
-        file = self._archive.open(clip)
-        job = Upload(
-            args.url,
-            args.content_type,
-            clip,
-            file,
-            lambda opened, offset, length: self._archive.piece(opened, clip, offset, length),
-            Backoff(random.random),
-        )
-        return self._start(self._ticket(), command, job)
-
-    def _start(self, ticket: int, command: Command, job: Job) -> Outcome | None:
+    def start(self, ticket: int, command: Command, job: Job) -> Outcome | None:
+        """Let job answer command from now on; an Outcome where there are too many."""
         if len(self._jobs) >= JOBS:
             job.close()
             return failure("busy", f"{JOBS} transfers are under way; try again")
         self._jobs[ticket] = (command, job)
         self._mail.bell.ring()
         return None
-
-    def _pin(self, command: Command) -> None:
-        """Protect, release or erase: the storage thread does it."""
-        clip_id = _args(command, ClipArgs).clip_id
-        actions: dict[str, Action] = {"clip.protect": "protect", "clip.release": "release", "clip.erase": "erase"}
-
-        def tell(done: Done) -> None:
-            if done.code == "ok":
-                self._finish(command, Outcome({"clip_id": clip_id}))
-            elif done.code == "not-found":
-                self._finish(command, no_clip())
-            elif done.code == "protected":
-                self._finish(command, failure("protected", "the clip is protected; release it first"))
-            else:
-                self._finish(command, failure("unavailable", done.words))
-
-        self._ask(command, tell, action=actions[command.verb], clip_id=clip_id)
-
-    def _replay(self, command: Command) -> Outcome | None:
-        args = _args(command, ReplayArgs)
-        if args.to_seq < args.from_seq:
-            return failure("invalid", "should not be below from_seq", "/args/to_seq")
-        ticket = self._ticket()
-        job = Replay(
-            ticket,
-            command.id,
-            command.reply_topic,
-            command.correlation,
-            self._mail.media,
-            self._reader,
-            self._node,
-            (args.from_seq, args.to_seq),
-            thumbs=args.thumbs,
-            limit=REPLAY_ROWS,
-            wall_ns=self._clock.wall_ns,
-        )
-        return self._start(ticket, command, job)
 
     # -- jobs and pictures
 
@@ -442,19 +339,19 @@ class Commands:
             if outcome is not None:
                 del self._jobs[ticket]
                 job.close()
-                self._finish(command, outcome)
+                self.finish(command, outcome)
 
     def _take_still(self, command: Command) -> Outcome | None:
         if len(self._stills) >= JOBS:
             return failure("busy", "too many stills are waited for; try again")
         patience_ns = self._clock.boot_ns() + round(FRAME_PATIENCE_S * NS_PER_S)
-        self._stills.append((command, _args(command, SnapshotArgs), patience_ns))
+        self._stills.append((command, args_of(command, SnapshotArgs), patience_ns))
         self._mail.tap.want(True)
         return None
 
     def _grant_live(self, command: Command) -> Outcome:
         now = read(self._clock)
-        lease = self._live.grant(command.client, _args(command, LiveArgs), now.t_ns)
+        lease = self._live.grant(command.client, args_of(command, LiveArgs), now.t_ns)
         if lease is None:
             return failure("busy", "too many others watch live")
         self._mail.tap.want(self._live.is_on(now.t_ns) or bool(self._stills))
@@ -479,19 +376,14 @@ class Commands:
         late = [command for command, _, patience_ns in self._stills if now.t_ns > patience_ns]
         self._stills = [still for still in self._stills if now.t_ns <= still[2]]
         for command in late:
-            self._finish(command, failure("unavailable", f"no picture within {FRAME_PATIENCE_S:.0f} s: see health"))
+            self.finish(command, failure("unavailable", f"no picture within {FRAME_PATIENCE_S:.0f} s: see health"))
 
     def _send_still(self, command: Command, args: SnapshotArgs, frame: Frame, now: Now) -> None:
-        ticket = self._ticket()
+        ticket = self.ticket()
         job = still_transfer(ticket, command.id, self._mail.media, frame, args.width, now)
-        outcome = self._start(ticket, command, job)
+        outcome = self.start(ticket, command, job)
         if outcome is not None:
-            self._finish(command, outcome)
-
-
-def _args(command: Command, kind: type[A]) -> A:
-    assert isinstance(command.args, kind)
-    return command.args
+            self.finish(command, outcome)
 
 
 def _json(answer: Response) -> bytes:
