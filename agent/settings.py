@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.errors import ConfigError
 
@@ -304,12 +303,8 @@ class LogSettings(_Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is shown.")
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """All settings of one node."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False
-    )
 
     node: NodeSettings = NodeSettings()
     camera: CameraSettings = CameraSettings()
@@ -333,18 +328,6 @@ class Settings(BaseSettings):
         if self.clips.max_clip_s <= self.clips.pre_roll_s + self.clips.post_roll_s:
             raise ValueError("clips.max_clip_s should be longer than pre_roll_s + post_roll_s")
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what load_settings() merged: one place decides which source wins."""
-        return (init_settings,)
 
 
 def load_settings(
@@ -431,8 +414,17 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigError(
                 "read", f"environment variable {name}", f"no section {section!r}", hint=f"one of {known}"
             )
-    # pydantic-settings' own reader does the splitting at "__" and the JSON of lists.
-    source = EnvSettingsSource(Settings)
+    if not ours:
+        return {}
+    # Late: its import takes 55 ms, a fifth of a short replay's start, and few set a variable.
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+    class Environment(Settings, BaseSettings):
+        """For pydantic-settings' own reader, which does the splitting at "__" and the JSON of lists."""
+
+        model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+    source = EnvSettingsSource(Environment)
     source.env_vars = {name.lower(): value for name, value in ours.items()}
     try:
         return source()
