@@ -65,12 +65,15 @@ def clip_transfer(
     )
 
 
-def still_transfer(ticket: int, request_id: str, media: MediaBox, frame: Frame, width: int, now: Now) -> Transfer:
-    """A job that sends frame as JPEG, at most so wide."""
+def still_transfer(
+    ticket: int, request_id: str, media: MediaBox, frame: Frame, width: int, stream: str, now: Now
+) -> Transfer:
+    """A job that sends frame as JPEG, at most so wide. stream: where it was taken from, for whoever asked."""
     picture = thumbnail.encode(frame, max_width=width)
     about: dict[str, object] = {
         "width": picture.width,
         "height": picture.height,
+        "stream": stream,
         "time": rfc3339(now.wall(frame.t_ns)),
         "content_type": "image/jpeg",
     }

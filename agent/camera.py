@@ -7,6 +7,7 @@ threads of its own (picamera2) is a camera directly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from agent.errors import CameraError
@@ -48,6 +49,17 @@ class EasesOff(Protocol):
 
     def ease(self, frame_rate: float, bitrate: float) -> None:
         """From the next start() on only these shares of what the settings say, 0..1."""
+
+
+@runtime_checkable
+class TakesStills(Protocol):
+    """A camera that shows its main stream too, when asked; recording goes on."""
+
+    def want_still(self, take: Callable[[Frame], None]) -> None:
+        """Give the next picture of the main stream, masked, to take, once; only the newest wish counts.
+
+        take is called in the camera's thread, returns at once and never raises.
+        """
 
 
 class Source(Protocol):

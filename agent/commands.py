@@ -13,11 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent import thumbnail
 from agent.admission import Admission, Command, Refused
 from agent.archive import still_transfer
 from agent.audit import BEGUN, AuditRow
-from agent.clock import Clock, Now, read, rfc3339
+from agent.clock import Clock, Now, read
 from agent.desired import Configuring
 from agent.disk import Disk
 from agent.errands import Action, Done, Errand
@@ -25,11 +24,11 @@ from agent.errors import StorageError
 from agent.jobs import Job, Outcome, failure
 from agent.ledger_file import LEDGER_NAME
 from agent.ledger_reader import LedgerReader
-from agent.live import QUALITY, Live
 from agent.mail import Mail
 from agent.mailboxes import RawCommand, Reply
-from agent.model import NS_PER_S, Event, Frame
+from agent.model import NS_PER_S, Event
 from agent.operators import COUNTERS_NAME
+from agent.pictures import Pictures, Still, WantStill
 from agent.requests import (
     ACTING,
     ErrorBody,
@@ -50,7 +49,6 @@ REMEMBERED = 64
 STORED_ANSWER_BYTES = 4096
 """A longer answer (a list) is remembered for a while, but not written down: asked again it is asked anew."""
 
-FRAME_PATIENCE_S = 5.0
 LISTED_PER_S = 20.0
 LISTED_BURST = 64.0
 """Refusals written to the audit table; beyond that a flood is only counted, for the card's sake."""
@@ -69,6 +67,7 @@ class Commands:
         post_test: Callable[[], str],
         manual: Callable[[Event | None], Event],
         restart: Callable[[str], None],
+        want_still: WantStill | None = None,
         disk: Disk | None = None,
     ) -> None:
         self.status = CommandsStatus()
@@ -91,11 +90,10 @@ class Commands:
             manual=manual,
             restart=restart,
         )
-        self._live = Live(settings.commands)
+        self._pictures = Pictures(settings.commands, mail.tap, mail.main_tap, mail.media, want_still)
         self._last_ticket = 0
         self._waiting: dict[int, Callable[[Done], None]] = {}
         self._jobs: dict[int, tuple[Command, Job]] = {}
-        self._stills: list[tuple[Command, SnapshotArgs, int]] = []
         self._in_progress: set[tuple[str, str]] = set()
         self._recent: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self.configuring: Configuring | None = None
@@ -115,12 +113,14 @@ class Commands:
         self._run_jobs(now)
         self._show_pictures(now)
         self._configure(now)
-        self.status = replace(self.status, dropped=self._mail.commands.dropped, live_frames=self._live.frames)
+        self.status = replace(
+            self.status, dropped=self._mail.commands.dropped, live_frames=self._pictures.live_frames
+        )
         self.beat_ns = self._clock.boot_ns()
 
     def close(self) -> None:
         """Give up what is under way: clients see the node stop and ask again."""
-        self._mail.tap.want(False)
+        self._pictures.close()
         for _, job in self._jobs.values():
             job.close()
         self._jobs.clear()
@@ -342,45 +342,21 @@ class Commands:
                 self.finish(command, outcome)
 
     def _take_still(self, command: Command) -> Outcome | None:
-        if len(self._stills) >= JOBS:
-            return failure("busy", "too many stills are waited for; try again")
-        patience_ns = self._clock.boot_ns() + round(FRAME_PATIENCE_S * NS_PER_S)
-        self._stills.append((command, args_of(command, SnapshotArgs), patience_ns))
-        self._mail.tap.want(True)
-        return None
+        return self._pictures.ask_still(command, args_of(command, SnapshotArgs), self._clock.boot_ns())
 
     def _grant_live(self, command: Command) -> Outcome:
-        now = read(self._clock)
-        lease = self._live.grant(command.client, args_of(command, LiveArgs), now.t_ns)
-        if lease is None:
-            return failure("busy", "too many others watch live")
-        self._mail.tap.want(self._live.is_on(now.t_ns) or bool(self._stills))
-        until = rfc3339(now.wall(lease.until_ns))
-        return Outcome({"topic": "live", "fps": lease.fps, "width": lease.width, "until": until})
+        return self._pictures.grant_live(command.client, args_of(command, LiveArgs), read(self._clock))
 
     def _show_pictures(self, now: Now) -> None:
-        """The newest frame as live picture and as the stills that wait for one."""
-        if not self._stills and not self._live.is_on(now.t_ns):
-            self._mail.tap.want(False)
-            return
-        frame = self._mail.tap.take()
-        if frame is not None:
-            stills, self._stills = self._stills, []
-            for command, args, _ in stills:
-                self._send_still(command, args, frame, now)
-            width = self._live.width_now(now.t_ns)
-            if width is not None:
-                jpeg = thumbnail.encode(frame, QUALITY, width).jpeg
-                self._mail.media.put_live(jpeg)
-                self._live.sent(len(jpeg), now.t_ns)
-        late = [command for command, _, patience_ns in self._stills if now.t_ns > patience_ns]
-        self._stills = [still for still in self._stills if now.t_ns <= still[2]]
-        for command in late:
-            self.finish(command, failure("unavailable", f"no picture within {FRAME_PATIENCE_S:.0f} s: see health"))
+        stills, late = self._pictures.step(now.t_ns)
+        for still in stills:
+            self._send_still(still, now)
+        for command, refusal in late:
+            self.finish(command, refusal)
 
-    def _send_still(self, command: Command, args: SnapshotArgs, frame: Frame, now: Now) -> None:
-        ticket = self.ticket()
-        job = still_transfer(ticket, command.id, self._mail.media, frame, args.width, now)
+    def _send_still(self, still: Still, now: Now) -> None:
+        ticket, command, width = self.ticket(), still.command, still.args.width
+        job = still_transfer(ticket, command.id, self._mail.media, still.frame, width, still.stream, now)
         outcome = self.start(ticket, command, job)
         if outcome is not None:
             self.finish(command, outcome)

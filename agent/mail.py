@@ -21,6 +21,7 @@ class Mail:
     media: MediaBox
     errands: ErrandDesk
     tap: FrameTap
+    main_tap: FrameTap
 
     @classmethod
     def make(cls, storage_bell: Doorbell) -> Mail:
@@ -31,6 +32,7 @@ class Mail:
             Box(32),
             MediaBox(to_commands=bell),
             ErrandDesk(Box(64, storage_bell), Box(256, bell)),
+            FrameTap(bell),
             FrameTap(bell),
         )
 

@@ -233,7 +233,7 @@ class MediaBox:
 
 
 class FrameTap:
-    """The newest lores frame for a still or for live, kept only while somebody wants one."""
+    """The newest picture for a still or for live, kept only while somebody wants one."""
 
     def __init__(self, bell: Bell | None = None) -> None:
         self._lock = threading.Lock()
@@ -248,7 +248,7 @@ class FrameTap:
                 self._frame = None
 
     def put(self, frame: Frame) -> None:
-        """From the camera's thread, for each frame."""
+        """From the camera's thread."""
         with self._lock:
             if not self._is_wanted:
                 return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from agent.announcer import Announcer
 from agent.birth import meta_message
-from agent.camera import Camera
+from agent.camera import Camera, TakesStills
 from agent.clock import Clock
 from agent.commands import Commands
 from agent.configuration import Problem, State
@@ -167,6 +167,7 @@ class Node:
             post_test=self._post_test,
             manual=self._manual_event,
             restart=self.restart,
+            want_still=camera.want_still if isinstance(camera, TakesStills) else None,
         )
         if configuration is not None:
             self.commands.configuring = Configuring(

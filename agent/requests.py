@@ -96,7 +96,7 @@ class NoArgs(_Request):
 
 
 class SnapshotArgs(_Request):
-    width: int = Field(640, ge=32, le=4096, description="Pixels; never more than the analysis stream has.")
+    width: int = Field(640, ge=32, le=4096, description="Pixels; never more than the stream has.")
 
 
 class LiveArgs(_Request):

@@ -24,6 +24,7 @@ from agent.link import Link
 from agent.mail import Mail
 from agent.model import NS_PER_S, Event, EventKind, Moment, Phase
 from agent.operators import admission_of
+from agent.pictures import WantStill
 from agent.requests import Response
 from agent.settings import Settings, load_settings
 from agent.storage import Storage
@@ -52,6 +53,7 @@ class Bench:
         *,
         disk: Disk | None = None,
         given: Settings | None = None,
+        want_still: WantStill | None = None,
         **more: dict[str, Any],
     ) -> None:
         self.settings = given or settings(directory, port, **more)
@@ -90,6 +92,7 @@ class Bench:
             self.disk,
             errands=self.mail.errands,
         )
+        self._want_still = want_still
         self.commands = self.new_commands()
         self.storage.open()
 
@@ -102,6 +105,7 @@ class Bench:
             post_test=self._post_test,
             manual=self._manual,
             restart=self.restarts.append,
+            want_still=self._want_still,
         )
 
     def _post_test(self) -> str:

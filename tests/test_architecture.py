@@ -22,8 +22,8 @@ FLOORS: dict[str, int] = {
             " provisioning site_ca echo schema discovery access certificates tls",
             "motion events still strip annotate recorder ledger ledger_reader outbox ring retime recovery"
             " verification"
-            " errands answers posting jobs archive live mail uploads configuration desired operators connection"
-            " delivery reconnect notices keeper announcer trial commissioning verbs",
+            " errands answers posting jobs archive live pictures mail uploads configuration desired operators"
+            " connection delivery reconnect notices keeper announcer trial commissioning verbs",
             "vision storage link commands health cameras",
             "node cli __main__",
         )

@@ -17,7 +17,8 @@ from video_fixtures import Recorder, RtspServer, decode_packets, picture, write_
 from agent.camera import CameraSink, Source
 from agent.cameras.fake import FakeSource
 from agent.cameras.paced import PacedCamera
-from agent.cameras.picamera2 import PiCamera, PiOptions
+from agent.cameras.pi_stack import PiOptions
+from agent.cameras.picamera2 import PiCamera
 from agent.cameras.profiles import PretendedBoard
 from agent.cameras.scene import Fault, Scene, Sitter
 from agent.cameras.scenes import BUILT_IN

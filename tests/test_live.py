@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from command_fixtures import Bench, Client
 
 from agent.live import LEASES, Live
 from agent.model import NS_PER_S, Frame
+from agent.pictures import MAIN_PATIENCE_S
 from agent.requests import LiveArgs
 from agent.settings import CommandSettings
 
@@ -115,20 +117,74 @@ def test_a_still_comes_as_a_transfer_with_its_size_and_hash(broker: Mosquitto, t
     bench.connect()
     client = Client(broker.port, bench)
     request_id = client.request("snapshot", {"width": 200})
-    bench.until(lambda: bench.commands._stills)
+    bench.until(lambda: bench.commands._pictures.is_waiting)
     bench.mail.tap.put(frame(1, bench.clock.boot_ns()))
     bench.until(lambda: client.answers(request_id))
     result = client.answers(request_id)[0]["result"]
     jpeg = b"".join(piece for _, piece in client.chunks(request_id))
     assert (len(jpeg), hashlib.sha256(jpeg).hexdigest()) == (result["bytes"], result["sha256"])
-    assert (result["width"], result["height"]) == (200, 150)
+    assert (result["stream"], result["width"], result["height"]) == ("lores", 200, 150)
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape[:2] == (150, 200)
     request_id = client.request("snapshot")
-    bench.until(lambda: bench.commands._stills)
+    bench.until(lambda: bench.commands._pictures.is_waiting)
     bench.clock.move(10)
     bench.until(lambda: client.answers(request_id))
     assert client.answers(request_id)[0]["error"]["code"] == "unavailable"
+    client.close()
+    bench.close()
+
+
+class Main:
+    """A camera that can show its main stream: wishes as they come."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Callable[[Frame], None]] = []
+
+    def want_still(self, take: Callable[[Frame], None]) -> None:
+        self.wishes.append(take)
+
+
+@requires_mosquitto
+def test_a_still_is_taken_from_the_main_stream_where_the_camera_shows_it(broker: Mosquitto, tmp_path: Path) -> None:
+    main = Main()
+    bench = Bench(tmp_path / "node", broker.port, want_still=main.want_still)
+    bench.connect()
+    client = Client(broker.port, bench)
+    request_id = client.request("snapshot", {"width": 1600})
+    bench.until(lambda: main.wishes)
+    bench.mail.tap.put(frame(1, bench.clock.boot_ns()))
+    bench.step()
+    assert not client.answers(request_id), "the analysis stream's picture is not what was wanted"
+    main.wishes.pop()(frame(2, bench.clock.boot_ns(), 1920, 1080))
+    bench.until(lambda: client.answers(request_id))
+    result = client.answers(request_id)[0]["result"]
+    assert (result["stream"], result["width"], result["height"]) == ("main", 1600, 900)
+    jpeg = b"".join(piece for _, piece in client.chunks(request_id))
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert image.shape[:2] == (900, 1600)
+    client.close()
+    bench.close()
+
+
+@requires_mosquitto
+def test_a_main_stream_that_brings_nothing_leaves_the_still_to_the_analysis_stream_which_the_answer_says(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    main = Main()
+    bench = Bench(tmp_path / "node", broker.port, want_still=main.want_still)
+    bench.connect()
+    client = Client(broker.port, bench)
+    request_id = client.request("snapshot", {"width": 1600})
+    bench.until(lambda: main.wishes)
+    bench.clock.move(MAIN_PATIENCE_S + 0.1)
+    bench.mail.tap.put(frame(1, bench.clock.boot_ns()))
+    bench.until(lambda: client.answers(request_id))
+    result = client.answers(request_id)[0]["result"]
+    assert (result["stream"], result["width"], result["height"]) == ("lores", 320, 240)
+    main.wishes.pop()(frame(2, bench.clock.boot_ns(), 1920, 1080))
+    assert bench.mail.main_tap.take() is None, "too late: nobody wants it, so it is not even kept"
     client.close()
     bench.close()

@@ -14,8 +14,9 @@ from video_fixtures import Recorder, decode_packets, picture
 from agent.cameras.open import open_camera, open_source, pi_options
 from agent.cameras.overlay import Overlay
 from agent.cameras.pi_controls import PictureSettings, controls_for
+from agent.cameras.pi_stack import PiOptions
 from agent.cameras.pi_stream import Layout, PacketMaker, StreamTimes, choose, explained, reading_of
-from agent.cameras.picamera2 import FRUITLESS_STARTS, PiCamera, PiOptions
+from agent.cameras.picamera2 import FRUITLESS_STARTS, PiCamera
 from agent.cameras.planes import Planes, scaled
 from agent.cameras.profiles import PROFILES, FaultName, PretendedBoard
 from agent.cameras.scenes import BUILT_IN
@@ -23,7 +24,7 @@ from agent.clock import SimulatedClock
 from agent.errors import CameraError, CameraStuckError, ConfigError
 from agent.keeper import CameraKeeper
 from agent.masks import main_mask
-from agent.model import NS_PER_S, SensorReading
+from agent.model import NS_PER_S, Frame, SensorReading
 from agent.settings import Settings, ZoneSettings
 
 OFFICE = BUILT_IN["office"]
@@ -168,17 +169,17 @@ def test_masks_are_in_both_streams_and_in_stills(profile: str) -> None:
     rig, recorder = Rig(profile, options), Recorder()
     rig.camera.start(recorder)
     rig.run(6)
-    jpeg = rig.camera.still()
+    stills: list[Frame] = []
+    rig.camera.want_still(stills.append)
+    rig.run(2)
     rig.camera.stop()
-    import cv2
-
-    still = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-    assert still is not None
+    (still,) = stills
     for x0, y0, x1, y1 in main_mask([WALL], 400, 304).rectangles:
         for shown in decode_packets(recorder.packets):
             assert np.all(np.abs(shown.y[y0:y1, x0:x1].astype(int) - 16) <= 4), "but for the encoder's own noise"
         assert all(np.all(frame.y[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2] == 16) for frame in recorder.frames)
-        assert np.all(np.abs(still[y0 + 8 : y1 - 8, x0 + 8 : x1 - 8].astype(int) - 16) <= 1)
+        assert np.all(still.y[y0:y1, x0:x1] == 16)
+        assert np.all(still.u[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2] == 128)
     assert recorder.frames[-1].y.max() > 60
 
 
@@ -315,7 +316,8 @@ def test_frames_that_are_held_starve_the_camera_until_they_are_given_back() -> N
     rig.camera.start(recorder)
     rig.run(2)
     (opened,) = rig.board.opened
-    opened.held = [opened.captures[0]] * 4
+    assert opened.last is not None
+    opened.held = [opened.last] * 4
     rig.run(5)
     assert len(recorder.frames) == 2
     opened.held.clear()
@@ -324,13 +326,36 @@ def test_frames_that_are_held_starve_the_camera_until_they_are_given_back() -> N
     rig.camera.stop()
 
 
-def test_a_still_without_a_camera_or_a_frame_is_refused() -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_still_is_the_next_picture_of_main_without_padding_and_comes_once(profile: str) -> None:
+    rig, recorder = Rig(profile), Recorder()
+    stills: list[Frame] = []
+    rig.camera.want_still(stills.append)  # before the start: the first picture
+    rig.camera.start(recorder)
+    rig.run(2)
+    assert [(still.seq, still.t_ns) for still in stills] == [(0, recorder.frames[0].t_ns)]
+    rig.camera.want_still(stills.append)
+    rig.run(3)
+    rig.camera.stop()
+    still = stills[1]
+    assert (len(stills), still.seq, still.y.shape, still.u.shape) == (2, 2, (304, 400), (152, 200))
+    small = scaled(Planes(still.y, still.u, still.v), 200, 152)
+    shown = recorder.frames[2]
+    assert all(np.array_equal(a, b) for a, b in zip(small, (shown.y, shown.u, shown.v), strict=True))
+    assert not any(plane.flags.writeable for plane in (still.y, still.u, still.v))
+    assert [packet.seq for packet in recorder.packets] == list(range(5)), "recording went on"
+
+
+def test_a_still_that_was_wanted_from_a_stopped_camera_is_not_delivered() -> None:
     rig = Rig()
-    with pytest.raises(CameraError, match="not running"):
-        rig.camera.still()
+    stills: list[Frame] = []
     rig.camera.start(Recorder())
-    with pytest.raises(CameraError, match="timed out"):
-        rig.camera.still(0.01)
+    rig.run(2)
+    assert rig.camera._run is not None
+    rig.camera._run.shut()
+    rig.camera.want_still(stills.append)
+    rig.run(2)
+    assert not stills
     rig.camera.stop()
 
 

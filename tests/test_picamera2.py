@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import io
 import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -23,13 +25,14 @@ from video_fixtures import Recorder, decode_packets
 
 from agent import thumbnail
 from agent.cameras.pi_controls import AF_MODES, AWB_MODES, FLICKER_MANUAL, HDR_MODES, PictureSettings
-from agent.cameras.picamera2 import PiCamera, PiOptions
+from agent.cameras.pi_stack import PiOptions
+from agent.cameras.picamera2 import PiCamera
 from agent.cameras.planes import Planes, scaled
 from agent.clock import SystemClock
 from agent.errors import CameraError
 from agent.keeper import CameraKeeper
 from agent.live import QUALITY as LIVE_QUALITY
-from agent.model import NS_PER_S
+from agent.model import NS_PER_S, Frame
 
 if "CAMERA_AGENT_RIG" not in os.environ:
     pytest.skip("needs picamera2 and libcamera: run scripts/test-picamera2 as root", allow_module_level=True)
@@ -45,6 +48,7 @@ LOBBY = PiOptions("lobby", 640, 360, 30, 320, 180, bitrate_kbps=800, gop_s=0.5)
 RECOVERY_LIMIT_S = 15.0
 SILENCE_S = 5.0
 """The default of camera.silence_s."""
+STALLS = int(os.environ.get("CAMERA_AGENT_STALLS", "1"))
 
 
 @pytest.fixture(autouse=True)
@@ -81,27 +85,37 @@ def test_both_streams_show_the_same_scene_at_the_same_time() -> None:
             assert difference.mean() < 4, f"{name} of frame {frame.seq}: colours or strides are wrong"
 
 
+def still_of(camera: PiCamera) -> Frame:
+    came = queue.SimpleQueue[Frame]()
+    camera.want_still(came.put)
+    return came.get(timeout=5)
+
+
 def test_a_still_comes_while_recording_goes_on_without_a_hole() -> None:
     camera, recorder = started(LOBBY)
     assert recorder.wait_frames(5)
-    stills = [Image.open(io.BytesIO(camera.still())) for _ in range(3)]
+    stills = [still_of(camera) for _ in range(3)]
     count = len(recorder.frames)
     assert recorder.wait_frames(count + 10)
     camera.stop()
-    assert {still.size for still in stills} == {(640, 360)}
+    assert {still.y.shape for still in stills} == {(360, 640)}
     assert [packet.seq for packet in recorder.packets] == list(range(len(recorder.packets)))
     gaps = [b.t_ns - a.t_ns for a, b in itertools.pairwise(recorder.packets)]
     assert max(gaps) < 0.2 * NS_PER_S
-    assert len(decode_packets(recorder.packets)) == len(recorder.packets)
+    shown = decode_packets(recorder.packets)
+    assert len(shown) == len(recorder.packets)
+    for still in stills:
+        difference = np.abs(still.y.astype(int) - shown[still.seq].y.astype(int))
+        assert difference.mean() < 4, "it is the picture that was recorded"
 
 
 def stills_of(options: PiOptions, count: int) -> set[bytes]:
-    """So many different stills, as pixels: their EXIF bears the time."""
+    """So many different stills, as JPEG."""
     camera, recorder = started(options)
     assert recorder.wait_frames(1)
     found: set[bytes] = set()
     for _ in range(200):
-        found.add(Image.open(io.BytesIO(camera.still())).tobytes())
+        found.add(thumbnail.encode(still_of(camera)).jpeg)
         if len(found) == count:
             break
     camera.stop()
@@ -152,12 +166,12 @@ def test_scenes_that_differ_only_under_the_mask_are_bit_identical_everywhere(mon
 # --- trouble -----------------------------------------------------------------------------------------------------
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_files(pid: int | str = "self") -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+def resident_mb(pid: int | str = "self") -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 def test_an_absent_camera_is_named_and_leaves_nothing_open_however_often_it_is_tried() -> None:
@@ -221,13 +235,15 @@ def test_our_numbers_are_libcameras() -> None:
     } == HDR_MODES
 
 
-def test_a_still_from_a_stalled_camera_is_given_up_and_the_camera_closes_all_the_same() -> None:
+def test_a_capture_that_waits_for_ever_does_not_keep_a_stalled_camera_from_closing() -> None:
+    """The agent makes none of its own, but picamera2's stop() would queue behind it."""
     camera, recorder = started(LOBBY)
     assert recorder.wait_frames(5)
     pacer().stalled = True
     recorder.wait_frames(len(recorder.frames) + 6, 0.5)  # those on their way may still come
-    with pytest.raises(CameraError, match="timed out"):
-        camera.still(0.3)
+    assert camera._run is not None
+    with pytest.raises(TimeoutError), camera._run._camera.captured_request(wait=0.3):
+        pass
     began_s = time.monotonic()
     camera.stop()
     assert time.monotonic() - began_s < 3
@@ -315,6 +331,10 @@ class Node:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -413,24 +433,39 @@ def test_two_cameras_run_as_two_nodes(tmp_path: Path, broker: Mosquitto, dashboa
 def test_a_node_whose_camera_stalls_has_it_back_within_15_s(
     tmp_path: Path, broker: Mosquitto, dashboard: Subscriber
 ) -> None:
+    """Nothing is told to it: the silence is waited for, as often as scripts/test-picamera2 --stalls says."""
+    took_s: list[float] = []
+    marks: list[tuple[float, int]] = []
     with Node(node_settings(tmp_path / "a", broker.port, "bars")) as node:
 
-        def kinds() -> list[str]:
+        def count(kind: str) -> int:
             dashboard.wait_a_moment()
-            return [body["kind"] for body in bodies(dashboard, "door", "event")]
+            return sum(body["kind"] == kind for body in bodies(dashboard, "door", "event"))
 
         def runs() -> bool:
             dashboard.wait_a_moment()
             health = bodies(dashboard, "door", "health")
             return bool(health) and (health[-1]["fps"] or 0) > 20
 
-        until(runs, f"it runs: {node.log()}")
-        node.send(signal.SIGUSR1)
-        began_s = time.monotonic()
-        until(lambda: "camera-back" in kinds(), f"it is back: {node.log()}")
-        took_s = time.monotonic() - began_s
-        print(f"back after {took_s:.1f} s")
-        assert took_s < RECOVERY_LIMIT_S
-        assert "camera-lost" in kinds()
+        def is_back(times: int) -> bool:
+            return count("camera-back") == times
+
+        for number in range(1, STALLS + 1):
+            until(runs, f"it runs: {node.log()}")
+            node.send(signal.SIGUSR1)
+            began_s = time.monotonic()
+            until(functools.partial(is_back, number), f"it is back: {node.log()}")
+            took_s.append(time.monotonic() - began_s)
+            marks.append((resident_mb(node.pid), open_files(node.pid)))
         node.send(signal.SIGTERM)
         assert node.wait() == 0, node.log()
+        assert count("camera-lost") == STALLS
+    took_s.sort()
+    print(
+        f"{STALLS} stalls: back after {took_s[len(took_s) // 2]:.1f} s (median), {took_s[-1]:.1f} s (slowest); "
+        f"MB and descriptors after each tenth: {marks[:: max(1, STALLS // 10)]}, at the end {marks[-1]}"
+    )
+    assert took_s[-1] < RECOVERY_LIMIT_S
+    settled = marks[STALLS // 5]
+    assert marks[-1][0] - settled[0] < 8
+    assert marks[-1][1] <= settled[1]

@@ -7,7 +7,8 @@ from agent.cameras.fake import FakeSource
 from agent.cameras.overlay import Overlay
 from agent.cameras.paced import PacedCamera
 from agent.cameras.pi_controls import PictureSettings
-from agent.cameras.picamera2 import PiCamera, PiOptions
+from agent.cameras.pi_stack import PiOptions
+from agent.cameras.picamera2 import PiCamera
 from agent.cameras.scenes import find_scene
 from agent.cameras.video import VideoOptions, VideoSource
 from agent.clock import Clock

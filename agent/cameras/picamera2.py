@@ -1,6 +1,6 @@
 """The Raspberry Pi camera: picamera2's two streams become packets and frames. Touches the camera, and needs a clock.
 
-The only room that knows picamera2, which the operating system brings. Documented in docs/HARDWARE.md, with what was
+picamera2 comes with the operating system (pi_stack.py loads it). Documented in docs/HARDWARE.md, with what was
 run and what could not be.
 """
 
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
 import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.camera import CameraSink
-from agent.cameras.overlay import Overlay
-from agent.cameras.pi_controls import PictureSettings, controls_for
+from agent.cameras.pi_controls import controls_for
+from agent.cameras.pi_stack import PiOptions, Stack, eased, picamera2_stack
 from agent.cameras.pi_stream import (
     Layout,
     PacketMaker,
@@ -36,7 +34,7 @@ from agent.cameras.pi_stream import (
 from agent.cameras.planes import lores_size
 from agent.clock import Clock
 from agent.errors import CameraError, CameraStuckError
-from agent.masks import Polygon, lores_mask, main_mask
+from agent.masks import lores_mask, main_mask
 from agent.model import NS_PER_S, Frame, StreamInfo
 
 HARDWARE_ENCODER = Path("/dev/video11")
@@ -46,83 +44,11 @@ BUFFER_COUNT = 4
 FEWER_BUFFERS = 3
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
-STILL_LIMIT_S = 5.0
 FRUITLESS_STARTS = 5
 """So many starts in a row without one frame, and only a new process (and libcamera in it) can help."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class PiOptions:
-    """What is asked of the camera.
-
-    id: libcamera's id or a model that only one camera has; "": the only one. width, height, fps: main stream.
-    lores_width, lores_height: limits of the analysis picture. gop_s: a keyframe at least so often. rotation: 0 or
-    180. tuning_file: of libcamera's ("imx708_noir.json"). sensor_size: which of the sensor's modes, (width, height).
-    software_encoder: None takes the hardware's where there is one (up to the Pi 4, Zero 2 W), else software (Pi 5).
-    """
-
-    id: str = ""
-    width: int = 1920
-    height: int = 1080
-    fps: float = 15
-    lores_width: int = 640
-    lores_height: int = 360
-    bitrate_kbps: int = 2000
-    gop_s: float = 1.0
-    masks: tuple[Polygon, ...] = ()
-    rotation: int = 0
-    mirror: bool = False
-    flip: bool = False
-    tuning_file: str = ""
-    sensor_size: tuple[int, int] | None = None
-    software_encoder: bool | None = None
-    picture: PictureSettings = field(default_factory=PictureSettings)
-    overlay: Overlay | None = None
-
-    @property
-    def name(self) -> str:
-        return f"camera {self.id}" if self.id else "camera"
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """The parts of picamera2 that are used, so that a pretended one can stand in their place (profiles.py)."""
-
-    picamera2: Any
-    mapped_array: Any
-    hardware_encoder: Any
-    software_encoder: Any
-    output: Any
-    transform: Any
-
-
-def picamera2_stack() -> Stack:
-    """The real one. CameraError where it is not installed."""
-    try:
-        import libcamera
-        import picamera2
-        from picamera2 import encoders, outputs
-    except (ImportError, ValueError, OSError) as error:
-        # ValueError: NumPy's own "dtype size changed", when pip put another NumPy over apt's.
-        raise CameraError(
-            "load",
-            "picamera2",
-            error,
-            hint="apt-get install python3-picamera2, and a venv with --system-site-packages",
-        ) from error
-    # Half a dozen lines for each start, which say nothing that is not said here.
-    logging.getLogger("picamera2").setLevel(logging.WARNING)
-    return Stack(
-        picamera2.Picamera2,
-        picamera2.MappedArray,
-        encoders.H264Encoder,
-        encoders.LibavH264Encoder,
-        outputs.Output,
-        libcamera.Transform,
-    )
 
 
 class PiCamera:
@@ -150,6 +76,7 @@ class PiCamera:
         self._stuck: CameraStuckError | None = None
         self._fruitless = 0
         self._eased = options
+        self._wish = StillWish()
 
     def start(self, sink: CameraSink) -> StreamInfo:
         """See Camera.start. CameraStuckError when only a new process can help: then nothing is tried any more."""
@@ -161,7 +88,7 @@ class PiCamera:
             )
         if self._stuck is not None:
             raise self._stuck
-        run = _Run(self._eased, self._clock, self._stack(), sink)
+        run = _Run(self._eased, self._clock, self._stack(), sink, self._wish)
         try:
             info = within(self._start_limit_s, "start", self._options.name, run.open)
         except CameraStuckError as stuck:
@@ -193,12 +120,9 @@ class PiCamera:
     def ease(self, frame_rate: float, bitrate: float) -> None:
         self._eased = eased(self._options, frame_rate, bitrate)
 
-    def still(self, limit_s: float = STILL_LIMIT_S) -> bytes:
-        """A JPEG of the main stream's next frame, masked; recording goes on. CameraError when none came in time."""
-        run = self._run
-        if run is None:
-            raise CameraError("capture", self._options.name, "the camera is not running")
-        return run.still(limit_s)
+    def want_still(self, take: Callable[[Frame], None]) -> None:
+        """See TakesStills: copied in the camera's callback, so that no request is held and no mode is switched."""
+        self._wish.ask(take)
 
 
 def within(limit_s: float, operation: str, name: str, call: Callable[[], T]) -> T:
@@ -225,15 +149,34 @@ def within(limit_s: float, operation: str, name: str, call: Callable[[], T]) -> 
     return made[0]
 
 
+class StillWish:
+    """Who wants the next picture of main, if anybody does; asked by one thread, granted by the camera's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._take: Callable[[Frame], None] | None = None
+
+    def ask(self, take: Callable[[Frame], None]) -> None:
+        with self._lock:
+            self._take = take
+
+    def granted(self) -> Callable[[Frame], None] | None:
+        """Whom to give it to; only once for each asking."""
+        with self._lock:
+            take, self._take = self._take, None
+            return take
+
+
 class _Run:
     """One run of the camera, from open to close. Its callbacks run in picamera2's threads, some under its lock, which
     is not reentrant: they neither call picamera2 nor wait, and never raise, for that would end the event loop."""
 
-    def __init__(self, options: PiOptions, clock: Clock, stack: Stack, sink: CameraSink) -> None:
+    def __init__(self, options: PiOptions, clock: Clock, stack: Stack, sink: CameraSink, wish: StillWish) -> None:
         self._options = options
         self._clock = clock
         self._stack = stack
         self._sink: CameraSink | None = sink
+        self._wish = wish
         self._gate = threading.Lock()
         self._camera: Any = None
         self._closing: Any = None
@@ -424,6 +367,8 @@ class _Run:
             self._main_mask.burn(*planes)
             if self._options.overlay is not None and t_ns is not None:
                 self._options.overlay.draw(planes.y, t_ns, self._clock)
+            take = self._wish.granted() if t_ns is not None else None
+            main = copied(planes) if take is not None else None
             # A view of the buffer that outlives its mapping keeps it from being closed.
             del planes
         with self._stack.mapped_array(request, "lores", reshape=False) as mapped:
@@ -436,6 +381,8 @@ class _Run:
         frame = Frame(self.frames, t_ns, lores.y, lores.u, lores.v, reading_of(metadata))
         with self._gate:
             if self._sink is not None:
+                if take is not None and main is not None:
+                    take(replace(frame, y=main.y, u=main.u, v=main.v))
                 self.frames += 1
                 self._sink.on_frame(frame)
 
@@ -467,31 +414,9 @@ class _Run:
             log.error("camera: %s", words, exc_info=error)
             self.fault = CameraError("run", self._options.name, words)
 
-    # --- stills ------------------------------------------------------------------------------------------------
-
-    def still(self, limit_s: float) -> bytes:
-        camera = self._camera
-        if camera is None:
-            raise CameraError("capture", self._options.name, "the camera is not running")
-        jpeg = io.BytesIO()
-        try:
-            with camera.captured_request(wait=limit_s) as request:
-                request.save("main", jpeg, format="jpeg")
-        except (TimeoutError, CancelledError, RuntimeError, OSError) as error:
-            # The capture still waits in picamera2's queue, and stop() would wait behind it.
-            camera.cancel_all_and_flush()
-            raise explained("capture", self._options.name, error) from error
-        return jpeg.getvalue()
-
 
 def _attempt(step: Callable[[], object]) -> None:
     try:
         step()
     except Exception as error:  # noqa: BLE001 - whatever one step of closing says, the next must be tried
         log.debug("camera: closing: %s", error)
-
-
-def eased(options: PiOptions, rate: float, bitrate: float) -> PiOptions:
-    """The options with a share of the frame rate and of the bitrate, for a board that is too hot."""
-    fps = max(1.0, options.fps * rate)
-    return replace(options, fps=fps, bitrate_kbps=max(50, round(options.bitrate_kbps * bitrate)))

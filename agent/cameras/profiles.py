@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from agent.cameras.encode import H264Encoder
+from agent.cameras.pi_stack import Stack
 from agent.cameras.pi_stream import Layout
-from agent.cameras.picamera2 import Stack
 from agent.cameras.planes import Planes, scaled
 from agent.cameras.render import Renderer
 from agent.cameras.scene import Scene
@@ -158,13 +158,6 @@ class PretendedRequest:
     def get_metadata(self) -> dict[str, Any]:
         return self.metadata
 
-    def save(self, name: str, output: Any, format: str) -> None:
-        from agent.cameras.planes import cv2_module
-
-        cv2 = cv2_module()
-        y = np.ascontiguousarray(self.camera.layouts[name].planes(self.buffers[name]).y)
-        output.write(cv2.imencode(".jpg", y)[1].tobytes())
-
 
 @contextmanager
 def _mapped(request: PretendedRequest, stream: str, reshape: bool = True) -> Iterator[Any]:
@@ -192,7 +185,7 @@ class PretendedPicamera2:
         self._waiting: deque[tuple[Any, bytes, bool, int]] = deque()
         self._is_running = self._is_cancelled = self._loop_is_dead = False
         self.held: list[PretendedRequest] = []
-        self.captures: deque[PretendedRequest] = deque(maxlen=1)
+        self.last: PretendedRequest | None = None
         if "absent" in board.faults:
             raise RuntimeError("Camera(s) not found (Do not forget to disable legacy camera with raspi-config).")
         if "busy" in board.faults or board.opened:
@@ -267,7 +260,7 @@ class PretendedPicamera2:
         try:
             if self.pre_callback is not None:
                 self.pre_callback(request)
-            self.captures.append(request)
+            self.last = request
             if "no-packets" not in board.faults:
                 self._encode(request, number)
             is_done = True
@@ -299,12 +292,6 @@ class PretendedPicamera2:
         while self._waiting:
             output, data, is_key, offset_us = self._waiting.popleft()
             output.outputframe(data, is_key, offset_us, None, False)
-
-    @contextmanager
-    def captured_request(self, wait: float) -> Iterator[PretendedRequest]:
-        if not self.captures:
-            raise TimeoutError
-        yield self.captures.pop()
 
     # --- ending ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ import virtcam
 from video_fixtures import Recorder
 
 from agent.camera import CameraSink
-from agent.cameras.picamera2 import PiCamera, PiOptions
+from agent.cameras.pi_stack import PiOptions
+from agent.cameras.picamera2 import PiCamera
 from agent.clock import SystemClock
 from agent.model import StreamInfo
 
