@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from agent.cameras.open import pi_options
+from agent.cameras.planes import lores_size
 from agent.errors import ConfigError
-from agent.settings import Settings, load_settings, redacted
+from agent.settings import ENV_PREFIX, Settings, load_settings, redacted
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -147,3 +149,38 @@ def test_the_example_with_every_line_enabled_is_valid(tmp_path: Path) -> None:
     assert len(tomllib.loads(enabled)["zones"]) == 1
     settings = load_settings(write(tmp_path, enabled), environ={})
     assert settings.model_copy(update={"zones": []}) == Settings()
+
+
+@pytest.mark.parametrize("camera", [{}, {"lores_width": 320}, {"fps": 10}])
+def test_a_pi_camera_records_1920x1080_unless_told_otherwise(camera: dict[str, Any]) -> None:
+    found = load_settings(environ={}, overrides={"camera": {"backend": "picamera2", **camera}}).camera
+    assert (found.width, found.height) == (1920, 1080)
+    options = pi_options(load_settings(environ={}, overrides={"camera": {"backend": "picamera2"}}))
+    assert lores_size(options.width, options.height, options.lores_width, options.lores_height) == (640, 360)
+
+
+def test_a_size_that_is_given_counts_from_wherever_it_comes(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('[camera]\nbackend = "picamera2"\nwidth = 1280\n')
+    camera = load_settings(file, environ={}).camera
+    assert (camera.width, camera.height) == (1280, 720)
+    file.write_text('[camera]\nbackend = "picamera2"\n')
+    environ = {f"{ENV_PREFIX}CAMERA__WIDTH": "640", f"{ENV_PREFIX}CAMERA__HEIGHT": "480"}
+    camera = load_settings(file, environ=environ).camera
+    assert (camera.width, camera.height) == (640, 480)
+    camera = load_settings(file, environ={}, patch={"camera": {"width": 1640, "height": 1232}}).camera
+    assert (camera.width, camera.height) == (1640, 1232)
+
+
+@pytest.mark.parametrize("backend", ["fake", "video"])
+def test_other_cameras_stay_at_1280x720(backend: str) -> None:
+    camera = load_settings(environ={}, overrides={"camera": {"backend": backend, "source": "/dev/video0"}}).camera
+    assert (camera.width, camera.height) == (1280, 720)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config/boards").glob("*.toml")), ids=lambda file: file.stem)
+def test_each_boards_example_is_valid(file: Path) -> None:
+    settings = load_settings(file, environ={})
+    assert settings.camera.backend in ("picamera2", "video")
+    if file.stem in ("raspberry-pi-4", "raspberry-pi-5"):
+        assert (settings.camera.width, settings.camera.height) == (1920, 1080)
