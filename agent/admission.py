@@ -23,6 +23,7 @@ from agent.requests import (
     Signed,
     SignedDesired,
     SignedText,
+    needs,
     wall_ns_of,
 )
 from agent.signatures import OperatorKeys
@@ -138,9 +139,10 @@ class Admission:
             raise _NoError(
                 "expired", f"{request.expires}; this node's clock{doubt} says {rfc3339(now.wall_ns)}", "/expires"
             )
-        if not any(fnmatchcase(raw.verb, pattern) for pattern in self._allow):
-            raise _NoError("forbidden", f"commands.allow of this node does not permit {raw.verb}")
+        self._check_right(raw.verb)
         args = _read(wanted, request.args, "/args")
+        for verb in needs(raw.verb, args):
+            self._check_right(verb)
         counter = 0
         if isinstance(request, SignedText):
             counter = request.counter
@@ -150,8 +152,7 @@ class Admission:
     def desired(self, raw: RawCommand) -> Desired | ErrorBody:
         """A config/desired (retained by its nature; its rev guards against old ones), or why not."""
         try:
-            if not any(fnmatchcase(raw.verb, pattern) for pattern in self._allow):
-                raise _NoError("forbidden", f"commands.allow of this node does not permit {raw.verb}")
+            self._check_right(raw.verb)
             text = _parsed(raw)
             if self._keys is not None:
                 text, _ = self._unwrapped(text)
@@ -162,6 +163,10 @@ class Admission:
             return Desired(wanted.rev, wanted.config)
         except _NoError as no:
             return no.error
+
+    def _check_right(self, verb: str) -> None:
+        if not any(fnmatchcase(verb, pattern) for pattern in self._allow):
+            raise _NoError("forbidden", f"commands.allow of this node does not permit {verb}")
 
     def _unwrapped(self, value: object) -> tuple[object, str]:
         assert self._keys is not None

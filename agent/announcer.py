@@ -55,6 +55,10 @@ class Announcer:
         """Home Assistant's birth topic, as Topics.at() takes it; None while nothing is announced."""
         return birth_topic(self._prefix) if self._prefix else None
 
+    def adopt(self, settings: Settings) -> None:
+        """What may change without a restart; announce() follows."""
+        self._health_s = settings.health.interval_s
+
     def announce(self, meta: MetaMessage) -> None:
         """Put up what Home Assistant should know; what it knew and is no more is cleared."""
         before = self._recall()

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from agent.admission import Admission, Command, Refused
 from agent.archive import still_transfer
+from agent.arming import Arming
 from agent.audit import BEGUN, AuditRow
 from agent.clock import Clock, Now, read
 from agent.desired import Configuring
@@ -67,6 +68,7 @@ class Commands:
         post_test: Callable[[], str],
         manual: Callable[[Event | None], Event],
         restart: Callable[[str], None],
+        arming: Arming,
         want_still: WantStill | None = None,
         disk: Disk | None = None,
     ) -> None:
@@ -86,9 +88,11 @@ class Commands:
             mail.media,
             self._reader,
             disk or Disk(),
+            arming,
             post_test=post_test,
             manual=manual,
             restart=restart,
+            turn=self._turn,
         )
         self._pictures = Pictures(settings.commands, mail.tap, mail.main_tap, mail.media, want_still)
         self._last_ticket = 0
@@ -147,6 +151,16 @@ class Commands:
             elif isinstance(wanted, ErrorBody):
                 self._refuse(Refused(wanted, raw.verb), now)
         self.configuring.step(now)
+
+    def _turn(self, command: Command, patch: dict[str, dict[str, object]]) -> Outcome | None:
+        """Settings changed by a command, without a restart."""
+        if self.configuring is None:
+            return failure("unavailable", "the settings of this node cannot be changed by messages")
+
+        def tell(outcome: Outcome) -> None:
+            self.finish(command, outcome)
+
+        return self.configuring.turn(patch, read(self._clock), tell)
 
     def write(self, file: tuple[str, bytes], then: Callable[[Done], None]) -> bool:
         """A file of the node's directory, written by the storage thread; then(done) in a later step."""
@@ -251,13 +265,15 @@ class Commands:
         file: tuple[str, bytes] | None = None,
         action: Action = "",
         clip_id: str = "",
-    ) -> None:
-        """An errand for the storage thread; then(done) is called in a later step."""
+    ) -> bool:
+        """An errand for the storage thread; then(done) is called in a later step. False: no room, it is answered."""
         ticket = self.ticket()
         self._waiting[ticket] = then
         if not self._mail.errands.to_storage.put(Errand(ticket, row, file, action, clip_id)):
             del self._waiting[ticket]
             self.finish(command, failure("busy", "the disk has too much to do; try again"), is_stored=False)
+            return False
+        return True
 
     def ticket(self) -> int:
         self._last_ticket += 1

@@ -78,11 +78,16 @@ class State:
 
 
 def desired(
-    state: State, wanted: Patch, check: Callable[[dict[str, Any]], list[Problem]], troubled: tuple[str, ...] = ()
+    state: State,
+    wanted: Patch,
+    check: Callable[[dict[str, Any]], list[Problem]],
+    troubled: tuple[str, ...] = (),
+    needs_restart: Callable[[dict[str, Any]], bool] = lambda _: True,
 ) -> tuple[State, Verdict]:
-    """A desired configuration came. check: what is wrong with its config. A trial in the new state: write, restart.
+    """A desired configuration came. check: what is wrong with its config. A trial in the new state: write, begin it.
 
-    A revision below the newest one, or another content under the same number, is rejected and changes nothing.
+    needs_restart: whether the running program cannot take that config over. A revision below the newest one, or
+    another content under the same number, is rejected and changes nothing.
     """
     newest = state.newest
     if wanted.rev == newest.rev and wanted.config == newest.config:
@@ -96,11 +101,11 @@ def desired(
         verdict = Verdict(wanted.rev, "rejected", tuple(problems))
         return replace(state, verdict=verdict), verdict
     if wanted.config == state.kept.config:
-        verdict = Verdict(wanted.rev, "applied")
-        if state.trial is not None:  # back to what is kept, which needs a start too
-            verdict = Verdict(wanted.rev, "pending-restart")
+        # Back to what is kept may need a start too.
+        waits = state.trial is not None and needs_restart(wanted.config)
+        verdict = Verdict(wanted.rev, "pending-restart" if waits else "applied")
         return replace(state, kept=wanted, trial=None, verdict=verdict), verdict
-    verdict = Verdict(wanted.rev, "pending-restart")
+    verdict = Verdict(wanted.rev, "pending-restart" if needs_restart(wanted.config) else "applied")
     return replace(state, trial=wanted, starts=0, troubled=troubled, verdict=verdict), verdict
 
 
@@ -129,6 +134,20 @@ def given_up(state: State, why: str) -> State:
         return state
     verdict = Verdict(state.trial.rev, "rolled-back", (Problem("/config", why),))
     return replace(state, trial=None, starts=0, verdict=verdict)
+
+
+def turned(state: State, config: dict[str, Any]) -> State:
+    """A command changed the kept settings to config; the next desired configuration is above it."""
+    return replace(state, kept=replace(state.kept, config=config))
+
+
+def merged(config: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """config with patch laid over it."""
+    made = dict(config)
+    for key, value in patch.items():
+        before = made.get(key)
+        made[key] = merged(before if isinstance(before, dict) else {}, value) if isinstance(value, dict) else value
+    return made
 
 
 def to_bytes(state: State) -> bytes:

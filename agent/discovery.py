@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent import __version__
 from agent.messages import EventBody, MetaMessage
-from agent.topics import EVENT, HEALTH, MOTION, STATE, THUMB_LAST, Topics
+from agent.topics import ARMED, CONFIG_REPORTED, EVENT, HEALTH, MOTION, STATE, THUMB_LAST, Topics
 
 EXPIRE_INTERVALS = 4
 """A figure of health that was not renewed for so many intervals is unknown."""
@@ -129,7 +129,13 @@ def components_of(
     meta: MetaMessage, topics: Topics, root: str, health_s: float, verbs: Collection[str]
 ) -> dict[str, dict[str, Any]]:
     """Component -> its part of the message."""
-    made = {**_pictures_and_motion(topics), **_condition(topics, health_s), **_commands(topics, verbs)}
+    made = {
+        **_pictures_and_motion(topics),
+        **_arming(topics, verbs),
+        **_condition(topics, health_s),
+        **_commands(topics, verbs),
+        **_turned(topics, verbs),
+    }
     for name, about in made.items():
         about["unique_id"] = f"{device_id(meta, root)}_{name}"
     return made
@@ -156,6 +162,50 @@ def _pictures_and_motion(topics: Topics) -> dict[str, dict[str, Any]]:
             "image_topic": topics.at(THUMB_LAST),
             "content_type": "image/jpeg",
         },
+    }
+
+
+def _arming(topics: Topics, verbs: Collection[str]) -> dict[str, dict[str, Any]]:
+    """A switch where Home Assistant may turn it, else only to be seen. Two names: a thing keeps its platform."""
+    about = {
+        "name": "Armed",
+        "icon": "mdi:shield-home",
+        "state_topic": topics.at(ARMED),
+        "value_template": "{{ 'ON' if value_json.armed else 'OFF' }}",
+        "json_attributes_topic": topics.at(ARMED),
+        "json_attributes_template": "{{ {'since': value_json.since, 'by': value_json.by} | tojson }}",
+    }
+    if not {"set", "arm", "disarm"} <= set(verbs):
+        return {"armed": {"platform": "binary_sensor", **about}}
+    return {
+        "arming": {
+            "platform": "switch",
+            **about,
+            "command_topic": topics.at("cmd/set"),
+            "command_template": _command("{\"armed\": {{ 'true' if value == 'ON' else 'false' }}}"),
+        }
+    }
+
+
+def _turned(topics: Topics, verbs: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Settings that a person turns."""
+    if "set" not in verbs:
+        return {}
+    return {
+        "sensitivity": {
+            "platform": "number",
+            "name": "Sensitivity",
+            "icon": "mdi:tune",
+            "entity_category": "config",
+            "min": 0,
+            "max": 100,
+            "step": 1,
+            "mode": "slider",
+            "state_topic": topics.at(CONFIG_REPORTED),
+            "value_template": "{{ value_json.config.detection.sensitivity }}",
+            "command_topic": topics.at("cmd/set"),
+            "command_template": _command('{"sensitivity": {{ value | int }}}'),
+        }
     }
 
 
@@ -224,7 +274,7 @@ def _commands(topics: Topics, verbs: Collection[str]) -> dict[str, dict[str, Any
                 "platform": "button",
                 "name": name,
                 "command_topic": topics.at(f"cmd/{verb}"),
-                "command_template": _command(args),
+                "command_template": _command(json.dumps(args)),
                 **({"icon": icon} if icon else {"device_class": verb, "entity_category": "config"}),
             }
     if "live" in verbs:
@@ -232,7 +282,10 @@ def _commands(topics: Topics, verbs: Collection[str]) -> dict[str, dict[str, Any
     return made
 
 
-def _command(args: Mapping[str, object]) -> str:
-    """A command with an id of its own at each press: the same id twice would be answered and not done."""
+def _command(args: str) -> str:
+    """A command with an id of its own at each press: the same id twice would be answered and not done.
+
+    args: JSON, or a template of it.
+    """
     identity = "ha-{{ (now().timestamp() * 1000000) | int }}"
-    return f'{{"id":"{identity}","client":"home-assistant","args":{json.dumps(args)}}}'
+    return f'{{"id":"{identity}","client":"home-assistant","args":{args}}}'

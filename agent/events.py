@@ -33,6 +33,15 @@ class Events:
     """
 
     def __init__(self, settings: DetectionSettings, new_id: Callable[[], str]) -> None:
+        self.adopt(settings)
+        self._new_id = new_id
+        self._open: _Open | None = None
+        self._end_ns: int | None = None
+        self._moved_ns: int | None = None
+        self._movements: deque[int] = deque()
+
+    def adopt(self, settings: DetectionSettings) -> None:
+        """Go by these from the next step on, also for the event that is open."""
         self._quiet_ns = round(settings.quiet_s * NS_PER_S)
         self._still_ns = max(self._quiet_ns, round(settings.still_s * NS_PER_S))
         self._longest_ns = round(settings.max_event_s * NS_PER_S)
@@ -40,11 +49,6 @@ class Events:
         # Half of the way to confirmation, as the detector scores it.
         self._sign = 1 / (settings.confirm_frames + 1)
         self._storm_per_min = settings.storm_per_min
-        self._new_id = new_id
-        self._open: _Open | None = None
-        self._end_ns: int | None = None
-        self._moved_ns: int | None = None
-        self._movements: deque[int] = deque()
 
     @property
     def is_open(self) -> bool:

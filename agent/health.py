@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.arming import Arming
 from agent.board import Board
 from agent.clock import Clock, rfc3339
 from agent.handoffs import Status, StatusBoard, Verdict
@@ -42,8 +43,7 @@ class Health:
     """Stepped by main once a second: puts the verdict at once when it changes, the whole message now and then."""
 
     def __init__(self, settings: Settings, clock: Clock, root: Path) -> None:
-        self._interval_ns = round(settings.health.interval_s * NS_PER_S)
-        self._endurance_tb = settings.clips.card_endurance_tb
+        self.adopt(settings)
         self._clock = clock
         self._board = Board(root)
         self._ladder = Ladder()
@@ -51,9 +51,15 @@ class Health:
         self._born_ns = clock.boot_ns()
         self._sent_ns: int | None = None
         self._verdict = Verdict()
+        self._arming: str | None = None
         self._frames = 0
         self._cpu_s = 0.0
         self.summary = "starting"
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by these from the next step on. Any thread."""
+        self._interval_ns = round(settings.health.interval_s * NS_PER_S)
+        self._endurance_tb = settings.clips.card_endurance_tb
 
     @property
     def board(self) -> Board:
@@ -73,6 +79,7 @@ class Health:
         storage: StorageStatus,
         link: LinkStatus,
         commands: CommandsStatus | None = None,
+        arming: Arming | None = None,
         stuck: str = "",
     ) -> None:
         now_ns = self._clock.boot_ns()
@@ -86,16 +93,19 @@ class Health:
             "storage": storage.trouble,
             "broker": link.trouble,
             "commands": commands.trouble if commands is not None else "",
+            "arming": arming.trouble if arming is not None else "",
             "clock": self._clock_trouble(now_ns),
             "watchdog": stuck,
         }
         verdict = verdict_of(troubles)
-        changed = verdict != self._verdict
-        if changed:
+        words = arming.words if arming is not None else None
+        changed = verdict != self._verdict or words != self._arming
+        self._arming = words
+        if verdict != self._verdict:
             self._log_change(verdict)
             self._verdict = verdict
             statuses.put_verdict(verdict)
-        self.summary = "; ".join(verdict.reasons) or ("recording" if storage.recording else "watching")
+        self.summary = "; ".join(verdict.reasons) or self._doing(storage, arming)
         if changed or self._sent_ns is None or now_ns - self._sent_ns >= self._interval_ns:
             message = self._message(now_ns, vision, storage, link, commands or CommandsStatus())
             self._sent_ns = now_ns
@@ -129,6 +139,7 @@ class Health:
             learning=vision.learning,
             light=vision.light,
             recording=storage.recording,
+            arming=self._arming,
             clip_gaps=storage.clip_gaps,
             events_lost=storage.events_lost,
             cpu_percent=round(100 * used_s / elapsed_s, 1) if elapsed_s > 0 else None,
@@ -166,6 +177,11 @@ class Health:
                 live_frames=commands.live_frames,
             ),
         )
+
+    def _doing(self, storage: StorageStatus, arming: Arming | None) -> str:
+        if storage.recording:
+            return "recording"
+        return arming.words if arming is not None and not arming.is_armed else "watching"
 
     def _disk(self, now_ns: int, storage: StorageStatus) -> DiskHealth:
         written_mb, elapsed_s = self._board.written_mb(), (now_ns - self._born_ns) / NS_PER_S

@@ -93,7 +93,7 @@ class EventBody(_Message):
     ] = Field(description="What it is about.")
     start: Time = Field(description="The first frame that moved.")
     end: Time | None = Field(description="The last frame that moved; null while it goes on.")
-    end_reason: Literal["quiet", "max_length", "shutdown", "camera_lost", "power_loss"] | None = Field(
+    end_reason: Literal["quiet", "max_length", "shutdown", "camera_lost", "power_loss", "disarmed"] | None = Field(
         description="Why it ended; null while it goes on."
     )
     score: Share = Field(description="How sure the detector was at its best, 0..1.", examples=[0.82])
@@ -169,6 +169,18 @@ class StateMessage(_Message):
     time: Time = Field(description="When it was said; for `lost`: when the connection was made.")
     reasons: list[str] = Field(
         description="Why it is not simply online, in plain words.", examples=[["disk: 480 MB free, 500 MB wanted"]]
+    )
+
+
+class ArmedMessage(_Message):
+    """`B/armed`, retained: whether the node raises events of what moves."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    armed: bool = Field(description="false: what moves is neither told nor recorded.", examples=[True])
+    since: Time | None = Field(None, description="When that was asked for; null: it never was, the node came armed.")
+    by: str | None = Field(None, description="The client that asked for it.", examples=["home-assistant"])
+    clock_synced: bool | None = Field(
+        None, description="Whether a time service disciplined the clock at `since`.", examples=[True]
     )
 
 
@@ -330,6 +342,11 @@ class HealthMessage(_Message):
     )
     light: str | None = Field(None, description="The detector's word about the light.", examples=["steady"])
     recording: bool | None = Field(None, description="A clip is being written.", examples=[False])
+    arming: str | None = Field(
+        None,
+        description="Whether events are raised, in words; for programs it stands in `armed`.",
+        examples=["disarmed since 2026-11-22T03:15:07.250Z by home-assistant"],
+    )
     clip_gaps: int | None = Field(None, ge=0, description="Gaps in clips since the start.", examples=[0])
     events_lost: int | None = Field(None, ge=0, description="Events lost inside the node; 0 for ever.", examples=[0])
     cpu_percent: float | None = Field(
@@ -437,6 +454,7 @@ JSON_PAYLOADS: dict[str, type[BaseModel]] = {
     "state": StateMessage,
     "meta": MetaMessage,
     "health": HealthMessage,
+    "armed": ArmedMessage,
     "event": EventMessage,
     "event/last": EventMessage,
     "clip": ClipMessage,

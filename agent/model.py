@@ -149,6 +149,7 @@ class EndReason(StrEnum):
     SHUTDOWN = "shutdown"
     CAMERA_LOST = "camera_lost"
     POWER_LOSS = "power_loss"
+    DISARMED = "disarmed"
 
 
 @dataclass(frozen=True, slots=True)

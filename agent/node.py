@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.announcer import Announcer
+from agent.arming import Arming
 from agent.birth import meta_message
 from agent.camera import Camera, TakesStills
 from agent.clock import Clock
@@ -86,10 +87,11 @@ class RingAndSlot:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What came over MQTT at the start, and what is wrong with a config on top of the node's own file."""
+    """What came over MQTT before the start; what is wrong with a config on top of the node's file; what it makes."""
 
     state: State
     check: Callable[[dict[str, Any]], list[Problem]]
+    load: Callable[[dict[str, Any]], Settings]
 
 
 @dataclass(slots=True)
@@ -122,6 +124,7 @@ class Node:
         self._workers: list[_Worker] = []
         self._announced: StreamInfo | None = None
         self._has_announced = False
+        self._announced_settings = settings
         self._camera_was_lost = False
         self._eased = Ease()
 
@@ -134,7 +137,15 @@ class Node:
         self.mail = Mail.make(storage_bell)
         self.sink = RingAndSlot(self.ring, self.slot, self.mail.tap)
         self.keeper = CameraKeeper(camera, self.sink, settings.camera.silence_s)
-        self.vision = Vision(settings, self.slot, self.board, self.statuses, self.new_id)
+        self.arming = Arming(settings.clips.directory, self.statuses)
+        self.vision = Vision(
+            settings,
+            self.slot,
+            self.board,
+            self.statuses,
+            self.new_id,
+            is_armed=lambda: self.arming.is_armed,
+        )
         self.announcer = Announcer(settings, self.statuses)
         self.link = Link(
             settings.mqtt,
@@ -168,6 +179,7 @@ class Node:
             manual=self._manual_event,
             restart=self.restart,
             want_still=camera.want_still if isinstance(camera, TakesStills) else None,
+            arming=self.arming,
         )
         if configuration is not None:
             self.commands.configuring = Configuring(
@@ -175,6 +187,8 @@ class Node:
                 settings,
                 self.statuses,
                 check=configuration.check,
+                load=configuration.load,
+                adopt=self.adopt,
                 is_connected=lambda: self.link.status.connected,
                 troubles=self._troubled_parts,
                 restart=self.restart,
@@ -215,6 +229,13 @@ class Node:
         self.board.put(event)
         return event
 
+    def adopt(self, settings: Settings) -> None:
+        """Go by other settings, of which none needs a restart; from any thread."""
+        self.settings = settings
+        for room in (self.vision, self.storage, self.health, self.announcer):
+            room.adopt(settings)
+        logging.getLogger().setLevel(settings.log.level.upper())
+
     def restart(self, why: str) -> None:
         """Ask run() to end in order, so that whoever started the program starts it again; from any thread."""
         log.info("ending to be started again: %s", why)
@@ -248,7 +269,13 @@ class Node:
         now_ns = self.clock.boot_ns()
         was_running = self.keeper.state.running
         camera = self.keeper.step(now_ns)
-        if self.keeper.info is not self._announced or not self._has_announced:
+        settings = self.settings
+        if (
+            self.keeper.info is not self._announced
+            or settings is not self._announced_settings
+            or not self._has_announced
+        ):
+            self._announced_settings = settings
             self._announce(self.keeper.info)
         if camera.running != was_running and not camera.ended:
             self._tell_camera(camera, now_ns)
@@ -260,6 +287,7 @@ class Node:
             storage=self.storage.status,
             link=self.link.status,
             commands=self.commands.status,
+            arming=self.arming,
             stuck=stuck,
         )
         self._ease(self.health.ease, now_ns)

@@ -103,9 +103,7 @@ class Recorder:
     def __init__(self, disk: Disk, directory: Path, settings: ClipSettings, *, silence_s: float) -> None:
         self._disk = disk
         self._directory = directory
-        self._pre_roll_ns = round(settings.pre_roll_s * NS_PER_S)
-        self._post_roll_ns = round(settings.post_roll_s * NS_PER_S)
-        self._max_clip_ns = round(settings.max_clip_s * NS_PER_S)
+        self.adopt(settings)
         self._silence_ns = round(silence_s * NS_PER_S)
         self._clip: _Clip | None = None
         self._recorded: dict[str, int] = {}  # event -> boot time up to which clips show it already
@@ -113,6 +111,12 @@ class Recorder:
         self.abandoned: dict[str, int] = {}
         self.units = 0
         self.gaps = 0
+
+    def adopt(self, settings: ClipSettings) -> None:
+        """Go by these from the next clip on, and for the end of the one that is open."""
+        self._pre_roll_ns = round(settings.pre_roll_s * NS_PER_S)
+        self._post_roll_ns = round(settings.post_roll_s * NS_PER_S)
+        self._max_clip_ns = round(settings.max_clip_s * NS_PER_S)
 
     @property
     def is_recording(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from agent.messages import Sha256, Time, Ulid
 from agent.strict_json import MAX_INTEGER
@@ -145,6 +145,25 @@ class ReplayArgs(_Request):
     thumbs: bool = Field(False, description="Pictures too, in Base64.")
 
 
+class SetArgs(_Request):
+    """One thing that a person turns, at once and without a restart; kept, but a new `config/desired` is above it."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    sensitivity: int | None = Field(
+        None, ge=0, le=100, description="detection.sensitivity. 0: only large strong motion; 100: the faintest."
+    )
+    armed: bool | None = Field(
+        None, description="As `arm` and `disarm`, for clients that know one topic only; needs their right too."
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> SetArgs:
+        if (self.sensitivity is None) == (self.armed is None):
+            raise ValueError("should name one of sensitivity, armed")
+        return self
+
+
 VERBS: dict[str, type[BaseModel]] = {
     "ping": NoArgs,
     "snapshot": SnapshotArgs,
@@ -158,13 +177,37 @@ VERBS: dict[str, type[BaseModel]] = {
     "clip.erase": ClipArgs,
     "replay": ReplayArgs,
     "record": RecordArgs,
+    "arm": NoArgs,
+    "disarm": NoArgs,
+    "set": SetArgs,
     "test-event": NoArgs,
     "restart": NoArgs,
 }
 """Verb -> the model of its args."""
 
-ACTING = frozenset({"clip.put", "clip.protect", "clip.release", "clip.erase", "record", "test-event", "restart"})
+ACTING = frozenset(
+    {
+        "clip.put",
+        "clip.protect",
+        "clip.release",
+        "clip.erase",
+        "record",
+        "arm",
+        "disarm",
+        "set",
+        "test-event",
+        "restart",
+    }
+)
 """Verbs that change something: written down before they are done, so that no power cut does them twice."""
+
+
+def needs(verb: str, args: BaseModel) -> tuple[str, ...]:
+    """The verbs whose right a command needs."""
+    if isinstance(args, SetArgs) and args.armed is not None:
+        return verb, "arm" if args.armed else "disarm"
+    return (verb,)
+
 
 Code = Literal[
     "too-large",

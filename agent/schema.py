@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from agent import __version__
 from agent.messages import JSON_PAYLOADS, ThumbProperties
@@ -47,6 +47,10 @@ VERB_WORDS = {
     "clip.release": "The clip is one of the ring again.",
     "clip.erase": "The clip is deleted.",
     "replay": "Messages of the event stream once more, on the response topic.",
+    "arm": "What moves is told and recorded from now on.",
+    "disarm": "What moves is neither told nor recorded until `arm`.",
+    "set": "One thing that a person turns: at once, kept, without a restart.",
+    "record": "An event of kind manual, and so a clip.",
     "test-event": "An event of kind test, to see the whole way to the screen.",
     "restart": "The agent ends and systemd starts it again.",
 }
@@ -55,10 +59,12 @@ VERB_WORDS = {
 def command_model(verb: str) -> type[BaseModel]:
     """Request with the args that verb takes."""
     args = VERBS[verb]
-    is_optional = all(not field.is_required() for field in args.model_fields.values())
     name = "".join(word[:1].upper() + word[1:] for word in verb.replace("-", ".").split(".")) + "Command"
     about = "As the verb wants them."
-    field: Any = Field(args(), description=about) if is_optional else Field(description=about)
+    try:
+        field: Any = Field(args.model_validate({}), description=about)
+    except ValidationError:  # it cannot be left out
+        field = Field(description=about)
     return create_model(name, __base__=Request, __doc__=f"`B/cmd/{verb}`", args=(args, field))
 
 
@@ -67,6 +73,7 @@ CHANNELS: tuple[Channel, ...] = (
     Channel("meta", "The birth document: what this node is.", retained=True),
     Channel("health", "Figures and verdict, each 30 s and when the verdict changes.", qos=0, retained=True),
     Channel("motion", "Whether something moves now.", retained=True, payload="text", words=("ON", "OFF")),
+    Channel("armed", "Whether events are raised, since when and by whom.", retained=True),
     Channel("event", "One event, whole, at each revision."),
     Channel("event/last", "The newest event, for pages that open now.", retained=True),
     Channel("thumb", "The picture of an event.", payload="jpeg", headers=ThumbProperties),

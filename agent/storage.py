@@ -63,7 +63,7 @@ class Storage:
         disk: Disk | None = None,
         errands: ErrandDesk | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings = self._wanted = settings
         self._clock = clock
         self._ring = ring
         self._board = board
@@ -147,6 +147,10 @@ class Storage:
         # One clip at once (what a power cut leaves); the rest of a rebuild goes on between other work.
         self._recovery.step(now)
 
+    def adopt(self, settings: Settings) -> None:
+        """Go by other bounds and times from the next step on. Any thread."""
+        self._wanted = settings
+
     def _put_clips_in_order(self, now: Now) -> None:
         self._recovery.begin(now, running=self._recorder.part_name, believed=self._recorder.abandoned)
         self._recorder.abandoned.clear()
@@ -182,6 +186,9 @@ class Storage:
         now = read(self._clock)
         if (self._ledger_trouble or self._clip_trouble) and now.t_ns >= self._retry_ns:
             self._try_again(now)
+        if self._wanted is not self._settings:
+            self._settings = self._wanted
+            self._recorder.adopt(self._settings.clips)
         self._store_events(now)
         self._mark(now)
         self._run_errands(now)

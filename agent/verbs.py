@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from agent.admission import Command
 from agent.archive import Archive, clip_transfer, list_clips, list_events, no_clip
+from agent.arming import ARMING_NAME, Arming
 from agent.audit import AuditRow
 from agent.backoff import Backoff
 from agent.clock import Clock, read, rfc3339
@@ -19,6 +20,7 @@ from agent.errands import Action, Done
 from agent.jobs import Job, Outcome, Recording, Replay, failure
 from agent.ledger_reader import LedgerReader
 from agent.mailboxes import MediaBox
+from agent.messages import ArmedMessage, to_bytes
 from agent.model import Event
 from agent.requests import (
     REPLAY_ROWS,
@@ -28,6 +30,7 @@ from agent.requests import (
     ListArgs,
     RecordArgs,
     ReplayArgs,
+    SetArgs,
 )
 from agent.settings import Settings
 from agent.uploads import Upload, allowed
@@ -50,7 +53,7 @@ class Desk(Protocol):
         file: tuple[str, bytes] | None = None,
         action: Action = "",
         clip_id: str = "",
-    ) -> None: ...
+    ) -> bool: ...
 
 
 class Verbs:
@@ -64,11 +67,14 @@ class Verbs:
         media: MediaBox,
         reader: LedgerReader,
         disk: Disk,
+        arming: Arming,
         *,
         post_test: Callable[[], str],
         manual: Callable[[Event | None], Event],
         restart: Callable[[str], None],
+        turn: Callable[[Command, dict[str, dict[str, object]]], Outcome | None],
     ) -> None:
+        """turn: changes settings, a merge patch, as a command asks."""
         self.table: dict[str, Callable[[Command], Outcome | None]] = {
             "ping": self._ping,
             "events.list": self._list_events,
@@ -80,6 +86,9 @@ class Verbs:
             "clip.erase": self._pin,
             "replay": self._replay,
             "record": self._record,
+            "arm": lambda command: self._turn_arming(command, True),
+            "disarm": lambda command: self._turn_arming(command, False),
+            "set": self._set,
             "test-event": self._test_event,
             "restart": self._restart_node,
         }
@@ -93,6 +102,9 @@ class Verbs:
         self._post_test = post_test
         self._manual = manual
         self._restart = restart
+        self._turn = turn
+        self._arming = arming
+        self._turning = 0
 
     def _ping(self, _: Command) -> Outcome:
         now = read(self._clock)
@@ -105,6 +117,32 @@ class Verbs:
     def _record(self, command: Command) -> Outcome | None:
         job = Recording(self._manual, args_of(command, RecordArgs).duration_s)
         return self._desk.start(self._desk.ticket(), command, job)
+
+    def _set(self, command: Command) -> Outcome | None:
+        args = args_of(command, SetArgs)
+        if args.armed is not None:
+            return self._turn_arming(command, args.armed)
+        return self._turn(command, {"detection": {"sensitivity": args.sensitivity}})
+
+    def _turn_arming(self, command: Command, armed: bool) -> Outcome | None:
+        """In force when it is on the disk: after a power cut the node is as it said that it was."""
+        if armed == self._arming.is_armed and not self._turning:
+            return Outcome(self._arming.state.model_dump())
+        now = read(self._clock)
+        state = ArmedMessage(
+            armed=armed, since=rfc3339(now.wall_ns), by=command.client, clock_synced=now.clock_synced
+        )
+
+        def tell(done: Done) -> None:
+            self._turning -= 1
+            if done.code == "ok":
+                self._arming.become(state)
+                self._desk.finish(command, Outcome(state.model_dump()))
+            else:
+                self._desk.finish(command, failure("unavailable", f"it could not be written down: {done.words}"))
+
+        self._turning += self._desk.ask(command, tell, file=(ARMING_NAME, to_bytes(state)))
+        return None
 
     def _restart_node(self, command: Command) -> Outcome:
         self._restart(f"command {command.id} of {command.client}")

@@ -25,7 +25,8 @@ class Vision:
 
     The detector is made for the size of the first frame, and anew when the size changes or the camera was
     started again (frame numbers begin anew), so that nobody has to tell it. on_strip: is given before, peak and after
-    of each event that has ended, as one picture; costs memory for nine frames.
+    of each event that has ended, as one picture; costs memory for nine frames. is_armed: while it says no, the
+    detector goes on learning the scene, but nothing that moves is told.
     """
 
     def __init__(
@@ -36,10 +37,13 @@ class Vision:
         statuses: StatusBoard,
         new_id: Callable[[], str],
         on_strip: Callable[[Event, Thumbnail], None] | None = None,
+        is_armed: Callable[[], bool] = lambda: True,
     ) -> None:
         self.status = VisionStatus()
         self.motion: Motion | None = None
-        self._settings = settings
+        self._settings = self._wanted = settings
+        self._is_armed = is_armed
+        self._disarmed_ns: int | None = None
         self._slot = slot
         self._board = board
         self._statuses = statuses
@@ -48,7 +52,8 @@ class Vision:
         self._on_strip = on_strip
         self._strip = StripFrames() if on_strip is not None else None
         self._detector: Detector | None = None
-        self._period_ns = round(NS_PER_S / settings.detection.fps) if settings.detection.fps else 0
+        self._share = 1.0
+        self._period_ns = self._period()
         self._due_ns = 0
         self._seq = -1
         self._peak: Frame | None = None
@@ -73,6 +78,8 @@ class Vision:
         self.motion is what was seen on it.
         """
         frame = self._slot.take(wait_s)
+        if self._wanted is not self._settings:
+            self._take_over(self._wanted)
         if self._slot.take_interruption():
             self.close(EndReason.CAMERA_LOST)
             self._detector = None
@@ -85,8 +92,12 @@ class Vision:
         sharpness = 1.0
         if motion.boxes and self._events.may_be_peak(motion):
             sharpness = thumbnail.sharpness(frame.y, motion.boxes[0])
-        for event in self._events.step(motion, sharpness, self._is_there(detector, motion)):
-            self._tell(event, frame)
+        if self._is_armed():
+            for event in self._events.step(self._since_arming(motion), sharpness, self._is_there(detector, motion)):
+                self._tell(event, frame)
+        else:
+            self._disarmed_ns = frame.t_ns
+            self.close(EndReason.DISARMED)
         self._watch(detector, motion)
         if self._strip is not None:
             self._strip.see(frame, motion.active, self._events.start)
@@ -105,8 +116,26 @@ class Vision:
 
     def ease(self, share: float) -> None:
         """Analyse only this share of the frames the settings allow, 0..1. Any thread."""
-        limit = self._settings.detection.fps or (self._settings.camera.fps if share < 1 else 0)
-        self._period_ns = round(NS_PER_S / (limit * share)) if limit else 0
+        self._share = share
+        self._period_ns = self._period()
+
+    def _period(self) -> int:
+        limit = self._settings.detection.fps or (self._settings.camera.fps if self._share < 1 else 0)
+        return round(NS_PER_S / (limit * self._share)) if limit else 0
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by other settings for detection and zones from the next frame on. Any thread."""
+        self._wanted = settings
+
+    def _take_over(self, settings: Settings) -> None:
+        before, self._settings = self._settings, settings
+        self._period_ns = self._period()
+        self._events.adopt(settings.detection)
+        detection, was = settings.detection, before.detection
+        if (detection.sensitivity, detection.confirm_frames) != (was.sensitivity, was.confirm_frames) or (
+            settings.zones != before.zones
+        ):
+            self._detector = None
 
     def close(self, reason: EndReason) -> None:
         """End what is open: the node stops, or the camera is lost. May be followed by more steps."""
@@ -143,6 +172,12 @@ class Vision:
             )
             log.info("learning the background at %dx%d", width, height)
         return detector
+
+    def _since_arming(self, motion: Motion) -> Motion:
+        """The same word, but what began while nobody wanted to know begins now."""
+        if self._disarmed_ns is None or motion.since is None or motion.since.t_ns > self._disarmed_ns:
+            return motion
+        return replace(motion, since=None)
 
     def _not_merely_uncovered(self, detector: Detector, motion: Motion) -> Motion:
         """The same word, unless all that changed is the place of something that stayed and is gone now."""

@@ -14,6 +14,7 @@ from link_fixtures import NODE, MovableClock, ulid
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.arming import Arming
 from agent.clock import read, rfc3339
 from agent.commands import Commands
 from agent.disk import Disk
@@ -93,6 +94,7 @@ class Bench:
             errands=self.mail.errands,
         )
         self._want_still = want_still
+        self.arming = Arming(directory, self.statuses, self.disk)
         self.commands = self.new_commands()
         self.storage.open()
 
@@ -106,6 +108,7 @@ class Bench:
             manual=self._manual,
             restart=self.restarts.append,
             want_still=self._want_still,
+            arming=self.arming,
         )
 
     def _post_test(self) -> str:

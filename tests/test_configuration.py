@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from hypothesis import strategies as st
 from program import write_settings
 
 from agent import configuration
-from agent.cli.run import check_config, chosen_settings
+from agent.changes import LIVE, changed, needing_restart
+from agent.cli.run import check_config, chosen_settings, configuration_of
 from agent.configuration import MAX_STARTS, STATE_NAME, Patch, Problem, State
 from agent.desired import Configuring
 from agent.disk import Disk
+from agent.settings import Settings, load_settings
 
 GOOD = {"detection": {"sensitivity": 60}}
 BETTER = {"detection": {"sensitivity": 70}}
+SLOWER = {"camera": {"fps": 9}}
+"""Only a start of the program applies it."""
 
 
 def fine(_: dict[str, Any]) -> list[Problem]:
@@ -204,12 +209,15 @@ class Run:
     def __init__(self, path: Path, port: int, disk: Disk | None = None) -> None:
         settings, state = chosen_settings(path)
         self.troubles: tuple[str, ...] = ()
+        self.adopted: list[Settings] = []
         self.bench = Bench(settings.clips.directory, port, given=settings, disk=disk)
         self.bench.commands.configuring = Configuring(
             state,
             settings,
             self.bench.statuses,
-            check=lambda config: check_config(path, config),
+            check=configuration_of(path, state).check,
+            load=configuration_of(path, state).load,
+            adopt=self.adopted.append,
             is_connected=lambda: self.bench.link.status.connected,
             troubles=lambda: self.troubles,
             restart=self.bench.restarts.append,
@@ -242,22 +250,22 @@ def test_settings_change_over_mqtt_and_are_confirmed_after_the_restart(path: Pat
     run = Run(path, broker.port)
     client = Client(broker.port, run.bench)
     run.bench.connect()
-    run.say(client, 1, GOOD)
+    run.say(client, 1, SLOWER)
     report = run.until_reported(client, 1, "pending-restart")
-    assert report["config"]["detection"]["sensitivity"] == 50
+    assert report["config"]["camera"]["fps"] == 10
     run.bench.until(lambda: run.bench.restarts)
     run.bench.close()
 
     run = Run(path, broker.port)
     run.bench.connect()
-    assert run.bench.settings.detection.sensitivity == 60
+    assert run.bench.settings.camera.fps == 9
     run.bench.clock.move(configuration.SETTLED_S + 1)
     run.bench.step()
     run.bench.clock.move(configuration.SETTLED_S + 1)
     report = run.until_reported(client, 1, "applied")
-    assert report["config"]["detection"]["sensitivity"] == 60
+    assert report["config"]["camera"]["fps"] == 9
     run.bench.close()
-    assert chosen_settings(path)[1].kept == Patch(1, GOOD)
+    assert chosen_settings(path)[1].kept == Patch(1, SLOWER)
     client.close()
 
 
@@ -294,7 +302,7 @@ def test_settings_that_make_new_trouble_come_back_and_old_trouble_is_no_reason(p
     client = Client(broker.port, run.bench)
     run.troubles = ("clock",)
     run.bench.connect()
-    run.say(client, 1, GOOD)
+    run.say(client, 1, SLOWER)
     run.bench.until(lambda: run.bench.restarts)
     run.bench.close()
     run = Run(path, broker.port)
@@ -367,3 +375,126 @@ def test_a_full_disk_leaves_the_settings_as_they_are_and_says_so(path: Path, bro
     run.bench.close()
     assert chosen_settings(path)[1] == State()
     client.close()
+
+
+# -- without a restart
+
+
+def test_what_applies_live_are_settings_that_exist() -> None:
+    for name in LIVE:
+        section, _, key = name.partition(".")
+        about = getattr(Settings(), section)
+        assert key in ("", "*") or key in type(about).model_fields, name
+
+
+def test_a_mask_needs_a_restart_and_another_zone_none() -> None:
+    def given(*zones: tuple[str, str]) -> Settings:
+        polygon = [[0, 0], [1, 0], [1, 1]]
+        made = [{"id": name, "kind": kind, "polygon": polygon} for name, kind in zones]
+        return load_settings(environ={}, overrides={"zones": made})
+
+    assert needing_restart(given(("a", "detect")), given(("b", "ignore"))) == []
+    assert needing_restart(given(("a", "detect")), given(("a", "privacy"))) == ["zones (privacy)"]
+    assert needing_restart(given(("a", "privacy")), given()) == ["zones (privacy)"]
+    moved = load_settings(environ={}, overrides={"mqtt": {"port": 1}, "node": {"name": "Cửa sau"}})
+    assert changed(Settings(), moved) == ["node.name", "mqtt.port"]
+    assert needing_restart(Settings(), moved) == ["mqtt.port"]
+
+
+@requires_mosquitto
+def test_settings_that_need_no_restart_are_in_force_at_once_and_kept(path: Path, broker: Mosquitto) -> None:
+    run = Run(path, broker.port)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    run.say(client, 1, {**GOOD, "node": {"name": "Cửa sổ phía Đông"}})
+    report = run.until_reported(client, 1, "applied")
+    assert report["config"]["detection"]["sensitivity"] == 60
+    assert run.adopted[-1].node.name == "Cửa sổ phía Đông"
+    assert not run.bench.restarts
+    assert run.bench.commands.configuring is not None
+    assert run.bench.commands.configuring.state.trial is not None, "it may still have to go back"
+    run.bench.clock.move(configuration.SETTLED_S + 1)
+    run.bench.step()
+    run.bench.clock.move(configuration.SETTLED_S + 1)
+    run.bench.until(lambda: chosen_settings(path)[1].kept.rev == 1)
+    run.bench.close()
+    assert chosen_settings(path)[0].node.name == "Cửa sổ phía Đông"
+    client.close()
+
+
+@requires_mosquitto
+def test_live_settings_that_make_trouble_come_back_without_a_restart(path: Path, broker: Mosquitto) -> None:
+    run = Run(path, broker.port)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    run.say(client, 1, {"clips": {"min_free_mb": 900_000}})
+    run.until_reported(client, 1, "applied")
+    run.troubles = ("storage",)
+    for _ in range(20):
+        run.bench.clock.move(10)
+        run.bench.step()
+    report = run.until_reported(client, 1, "rolled-back")
+    assert "storage" in report["errors"][0]["message"]
+    assert report["config"]["clips"]["min_free_mb"] == 0
+    assert [settings.clips.min_free_mb for settings in run.adopted] == [900_000, 0]
+    assert not run.bench.restarts
+    run.bench.close()
+    client.close()
+
+
+@requires_mosquitto
+def test_a_person_turns_the_sensitivity_and_the_next_desired_settings_are_above_it(
+    path: Path, broker: Mosquitto
+) -> None:
+    run = Run(path, broker.port)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    answer = client.ask("set", {"sensitivity": 85})
+    assert answer["result"] == {"detection": {"sensitivity": 85}}
+    run.bench.until(lambda: run.reported(client)["config"]["detection"]["sensitivity"] == 85)
+    assert run.adopted[-1].detection.sensitivity == 85
+    assert run.reported(client)["rev"] == 0
+    assert chosen_settings(path)[0].detection.sensitivity == 85, "it is kept"
+    run.say(client, 1, {"node": {"name": "Sảnh"}})
+    assert run.until_reported(client, 1, "applied")["config"]["detection"]["sensitivity"] == 50
+    assert client.ask("set", {"sensitivity": 20})["error"]["code"] == "busy", "revision 1 is on trial"
+    assert not run.bench.restarts
+    run.bench.close()
+    client.close()
+
+
+@requires_mosquitto
+@pytest.mark.parametrize("args", [{"sensitivity": 101}, {"sensitivity": -1}, {"sensitivity": "50"}, {}, {"fps": 3}])
+def test_a_sensitivity_that_is_none_is_refused_and_changes_nothing(
+    path: Path, broker: Mosquitto, args: dict[str, Any]
+) -> None:
+    run = Run(path, broker.port)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    error = client.ask("set", args)["error"]
+    assert error["code"] == "invalid"
+    assert error["pointer"] == "/".join(["/args", *args])
+    assert not run.adopted
+    run.bench.close()
+    client.close()
+
+
+@requires_mosquitto
+def test_what_the_environment_sets_no_command_turns(
+    path: Path, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMERA_AGENT__DETECTION__SENSITIVITY", "40")
+    run = Run(path, broker.port)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    assert client.ask("set", {"sensitivity": 60})["error"]["code"] == "forbidden"
+    assert not run.adopted
+    run.bench.close()
+    client.close()
+
+
+def test_the_table_of_the_documents_names_what_applies_live() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "MQTT.md").read_text(encoding="utf-8")
+    rows = text.split("| without a restart | with one |")[1].split("\n\n")[0].splitlines()[2:]
+    named = {name for row in rows for name in re.findall(r"`([a-z_.*]+)`", row.split("|")[1])}
+    assert named - {"confirm_frames"} == set(LIVE)

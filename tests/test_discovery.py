@@ -17,9 +17,11 @@ from agent.birth import meta_message
 from agent.cameras.fake import FakeSource
 from agent.cameras.scenes import BUILT_IN
 from agent.connection import Incoming
+from agent.desired import reported_settings
 from agent.discovery import STALE_STARTS, Announced, components_of, plan
 from agent.handoffs import StatusBoard
 from agent.messages import JSON_PAYLOADS, MetaMessage
+from agent.requests import VERBS, Request, SetArgs
 from agent.settings import Settings, load_settings
 from agent.topics import Topics
 
@@ -67,6 +69,7 @@ def test_one_message_describes_the_device_and_all_it_has(tmp_path: Path) -> None
         "temperature": "sensor",
         "disk_free": "sensor",
         "outbox": "sensor",
+        "armed": "binary_sensor",
         "clock": "binary_sensor",
     }
     ids = [about["unique_id"] for about in templates(message).values()]
@@ -95,10 +98,38 @@ def test_commands_are_offered_only_where_home_assistant_may_give_them(tmp_path: 
         message = announced(tmp_path, settings(tmp_path, commands=commands), None)
         return {name for name, about in templates(message[TOPIC]).items() if "command_topic" in about}
 
-    assert buttons() == {"snapshot", "live", "restart"}
+    assert buttons() == {"snapshot", "live", "restart", "arming", "sensitivity"}
     assert buttons(allow=["snapshot", "clip.*"]) == {"snapshot"}
     assert buttons(enabled=False) == set()
     assert buttons(operator_keys=["desk:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]) == set()
+
+
+def test_switch_and_slider_make_commands_that_the_node_takes(tmp_path: Path) -> None:
+    made = templates(announced(tmp_path, settings(tmp_path), verbs=tuple(VERBS))[TOPIC])
+    environment = jinja2.Environment()
+    wanted: tuple[tuple[str, object, dict[str, object]], ...] = (
+        ("arming", "ON", {"armed": True}),
+        ("arming", "OFF", {"armed": False}),
+        ("sensitivity", 73.0, {"sensitivity": 73}),
+    )
+    for name, value, args in wanted:
+        now = type("Now", (), {"timestamp": staticmethod(lambda: 1.5)})
+        text = environment.from_string(made[name]["command_template"]).render(now=lambda now=now: now, value=value)
+        request = Request.model_validate_json(text)
+        assert made[name]["command_topic"].endswith("/cmd/set")
+        assert SetArgs.model_validate(request.args).model_dump(exclude_none=True) == args
+    state = environment.from_string(made["arming"]["value_template"])
+    assert [state.render(value_json={"armed": armed}) for armed in (True, False)] == ["ON", "OFF"]
+    state = environment.from_string(made["sensitivity"]["value_template"])
+    assert state.render(value_json={"config": reported_settings(settings(tmp_path))}) == "50"
+
+
+def test_where_home_assistant_may_not_arm_it_only_sees(tmp_path: Path) -> None:
+    for verbs in ((), ("set",), ("arm", "disarm")):
+        made = templates(announced(tmp_path, settings(tmp_path), verbs=verbs)[TOPIC])
+        assert "command_topic" not in made["armed"]
+        assert "platform" in made["armed"]
+        assert set(made.get("arming", {})) <= {"platform"}
 
 
 def test_a_renamed_node_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def test_each_word_about_certificates_has_its_line() -> None:
         assert words in TEXT or rest in TEXT, words
 
 
-@pytest.mark.parametrize("part", ["board", "camera", "vision", "storage", "broker", "commands", "clock", "watchdog"])
+@pytest.mark.parametrize(
+    "part", ["board", "camera", "vision", "storage", "broker", "commands", "arming", "clock", "watchdog"]
+)
 def test_each_part_of_the_node_has_its_place(part: str) -> None:
     headings = [line for line in (ROOT / "docs/OPERATIONS.md").read_text().splitlines() if line.startswith("## ")]
     assert any(part in line for line in headings)

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     faulthandler.enable()
     clock = SystemClock()
     try:
-        return _run(settings, clock, Configuration(state, lambda config: check_config(args.config, config)))
+        return _run(settings, clock, configuration_of(args.config, state))
     except AgentError as error:
         if not _gave_up(args.config, str(error)):
             raise
@@ -57,6 +57,15 @@ def _run(settings: Settings, clock: SystemClock, configuration: Configuration) -
     node.run()
     log.info("stopped")
     return 0
+
+
+def configuration_of(path: Path, state: State) -> Configuration:
+    """What config/desired may do to a node with this file."""
+    return Configuration(
+        state,
+        check=lambda config: check_config(path, config),
+        load=lambda config: load_settings(path, patch=config),
+    )
 
 
 def chosen_settings(path: Path) -> tuple[Settings, State]:
