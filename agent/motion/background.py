@@ -7,7 +7,18 @@ import math
 import numpy as np
 
 from agent.model import Plane
-from agent.motion.light import Levels, Light, doubt_of, light_between, opencv, spread_out, tile_means
+from agent.motion.light import (
+    Gain,
+    Levels,
+    Light,
+    doubt_of,
+    gain_of,
+    lit,
+    opencv,
+    smooth_light,
+    spread_out,
+    tile_means,
+)
 from agent.motion.rules import CLIPPED, PER_PIXEL, Rules
 
 _AROUND = np.ones((3, 3), np.uint8)
@@ -19,9 +30,10 @@ def rate(since_s: float, time_s: float) -> float:
 
 
 class Scene:
-    """Mean level and noise of each pixel, and the bounds within which it counts as the same.
+    """Mean level and noise of each pixel, the bounds within which it counts as the same, and the light of now.
 
-    tiles: mean level of each tile. margin: uint8, what noise may do.
+    margin: uint8, what noise may do. light: what multiplies a picture into the usual light; None: nothing. level: the
+    last picture seen, in the usual light.
     """
 
     def __init__(self, first: Plane, rules: Rules) -> None:
@@ -33,8 +45,12 @@ class Scene:
         self._spread: Levels | float = 0.0
         self._updates = 0
         self._noise_since_s = 0.0
-        self._same = self._level = self._low = self._high = self.margin = first
-        self.tiles = tile_means(first)
+        self._same = self._usual = self._low = self._high = self._lowest = self._highest = self.margin = first
+        self.level = first
+        self.light: Light | None = None
+        self._gain: Gain | None = None
+        self._doubt: Plane | None = None
+        self._known_tiles: Levels | None = None
 
     def learn(self, small: Plane, frames: int) -> None:
         """Plain means, at first."""
@@ -54,10 +70,11 @@ class Scene:
         """small is the background from now on."""
         self._mean[:] = small
         self._noise *= 1.5
+        self._set_light(None)
         self._set_margin()
         self._rebound()
 
-    def update(self, small: Plane, level: Plane, held: Plane | None, since_s: float) -> None:
+    def update(self, small: Plane, held: Plane | None, since_s: float) -> None:
         """Follow the picture, a fourth as fast where held (uint8 per pixel) is 255."""
         cv2, rules = opencv(), self._rules
         free = None if held is None else cv2.bitwise_not(held)
@@ -66,7 +83,7 @@ class Scene:
         # At first each time: what was learned in a second and a half is rough.
         if self._updates % rules.noise_every == 0 or self._updates < 40:
             # Bounded by the margin: a thing that stops does not make its place noisy.
-            off = cv2.min(cv2.absdiff(level, self._level), self.margin)
+            off = cv2.min(cv2.absdiff(self.level, self._usual), self.margin)
             cv2.accumulateWeighted(off, self._noise, rate(self._noise_since_s, rules.noise_s), mask=free)
             self._noise_since_s = 0.0
             self._set_margin()
@@ -75,36 +92,74 @@ class Scene:
         cv2.accumulateWeighted(small, self._mean, rate(since_s, rules.fast_s), mask=free)
         self._rebound()
 
-    def follow_light(self, small: Plane, things: Plane | None, since_s: float) -> None:
+    def follow_light(self, things: Plane | None, since_s: float) -> None:
         """Follow the light, but not that of things (cells, 255). To be followed by an update."""
-        light = _around(light_between(self.tiles, tile_means(small), self._rules), things)
+        light = _around(self.light, things)
         if light is not None:
             # Clipped: one mad ratio in the dark must not blow up what was learned.
             step = 1 + rate(since_s, self._rules.relight_s) * (1 / np.clip(light.tiles, 0.5, 2.0) - 1)
             self._mean *= spread_out(step.astype(np.float32), self._mean.shape)
 
+    @property
+    def tiles(self) -> Levels:
+        """Mean usual level of each tile."""
+        if self._known_tiles is None:
+            self._known_tiles = tile_means(self._usual)
+        return self._known_tiles
+
     def is_quiet(self, small: Plane, least: float) -> bool:
-        """Whether fewer than least pixels differ, light and all: most frames of most days end here."""
-        cv2 = opencv()
-        self._same = cv2.inRange(small, self._low, self._high)
-        return bool(small.size - cv2.countNonZero(self._same) < least)
+        """Whether fewer than least pixels differ, in the usual light or in that of the frame before.
 
-    def unlike(self, small: Plane, level: Plane, light: Light | None, least: float) -> Plane | None:
-        """255 where a pixel is unlike the background, after is_quiet; None when fewer than least are.
-
-        level: small in the background's light, which is `light` times that of small.
+        Most frames of most days end here.
         """
         cv2 = opencv()
+        most = small.size - least
+        self.level = small
+        self._same = cv2.inRange(small, self._low, self._high)
+        if cv2.countNonZero(self._same) > most:
+            if self.light is not None:
+                self._set_light(None)
+            return True
+        if self.light is None:
+            return False
+        self.level = lit(small, self._gain)
+        self._same = cv2.inRange(self.level, self._lowest, self._highest)
+        return bool(cv2.countNonZero(self._same) > most)
+
+    def relight(self, small: Plane, tiles: Levels) -> Levels:
+        """After is_quiet: look for the light of now. tiles: means of small. Returns usual tiles to those of now."""
+        ratio = self.tiles / tiles
+        light = smooth_light(ratio, self._rules)
+        if light is None:
+            if self.light is None:
+                return ratio
+        elif light.is_like(self.light, self._rules.even):
+            return ratio
+        self._set_light(light)
+        self.level = lit(small, self._gain)
+        self._same = opencv().inRange(self.level, self._lowest, self._highest)
+        return ratio
+
+    def unlike(self, small: Plane, least: float) -> Plane | None:
+        """255 where a pixel is unlike the background, after relight; None when fewer than least are."""
+        cv2 = opencv()
         same = self._same
-        if light is not None:
-            low, high = self._low, self._high
-            doubt = doubt_of(light, small.shape, self._rules)
-            if doubt is not None:
-                low, high = cv2.subtract(low, doubt), cv2.add(high, doubt)
-            same = cv2.inRange(level, low, high)
-            if light.least < 0.97:
-                same = cv2.bitwise_or(same, cv2.compare(small, CLIPPED, cv2.CMP_GE))
+        if self.light is not None and self.light.least < 0.97:
+            same = cv2.bitwise_or(same, cv2.compare(small, CLIPPED, cv2.CMP_GE))
         return cv2.bitwise_not(same) if same.size - cv2.countNonZero(same) >= least else None
+
+    def _set_light(self, light: Light | None) -> None:
+        self.light = light
+        self._gain = None if light is None else gain_of(light, self._usual.shape)
+        self._doubt = doubt_of(light, self._usual.shape, self._rules)
+        self._widen()
+
+    def _widen(self) -> None:
+        """The bounds in the light of now."""
+        cv2 = opencv()
+        self._lowest, self._highest = self._low, self._high
+        if self._doubt is not None:
+            self._lowest, self._highest = cv2.subtract(self._low, self._doubt), cv2.add(self._high, self._doubt)
 
     def _set_margin(self) -> None:
         cv2 = opencv()
@@ -116,10 +171,11 @@ class Scene:
     def _rebound(self) -> None:
         """A pixel may look like any of its neighbours (leaves, shaking), give or take the margin of noise."""
         cv2 = opencv()
-        self._level = cv2.convertScaleAbs(self._mean)
-        self._low = cv2.subtract(cv2.erode(self._level, self._kernel), self.margin)
-        self._high = cv2.add(cv2.dilate(self._level, self._kernel), self.margin)
-        self.tiles = tile_means(self._level)
+        self._usual = cv2.convertScaleAbs(self._mean)
+        self._low = cv2.subtract(cv2.erode(self._usual, self._kernel), self.margin)
+        self._high = cv2.add(cv2.dilate(self._usual, self._kernel), self.margin)
+        self._known_tiles = None
+        self._widen()
 
 
 def _around(light: Light | None, things: Plane | None) -> Light | None:

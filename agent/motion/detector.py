@@ -16,10 +16,10 @@ from agent.motion.light import (
     Light,
     LightChange,
     doubt_of,
+    gain_of,
     light_between,
     lit,
     opencv,
-    smooth_light,
     tile_means,
 )
 from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, PER_PIXEL, TILE, Rules
@@ -136,7 +136,7 @@ class Detector:
         self._age: Plane = np.zeros_like(self._one)
         self._has_ages = False
         self._restless = 0.0
-        self._past: deque[tuple[int, Plane, Plane, Levels | None, bool]] = deque()
+        self._past: deque[tuple[int, Plane, Plane, Levels | None, Light | None]] = deque()
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
         self._since: Moment | None = None
@@ -179,8 +179,6 @@ class Detector:
     def _shrink(self, y: Plane) -> Plane:
         """The luma halved, whole tiles of it, less BLACK."""
         cv2 = opencv()
-        # One read per cache line brings the picture in; without it the halving takes twice as long to wait for it.
-        y.reshape(-1)[::64].max()
         y = y[: self._crop[0], : self._crop[1]]
         for half in self._halves:
             y = cv2.resize(y, half.shape[::-1], dst=half, interpolation=cv2.INTER_AREA)
@@ -212,10 +210,9 @@ class Detector:
         if scene.is_quiet(small, self._least):
             return self._rest(small, frame)
         tiles = tile_means(small)
-        ratio = scene.tiles / tiles
-        light = smooth_light(ratio, self._rules)
-        level = lit(small, light)
-        changed = self._changed(small, level, light)
+        ratio = scene.relight(small, tiles)
+        level, light = scene.level, scene.light
+        changed = self._changed(small)
         before = self._remember(now, small, level, tiles, light, changed)
         once = twice = over = candidates = None
         restless = moving_share = 0.0
@@ -235,21 +232,23 @@ class Detector:
             # What is there already is believed as soon as the light is steady.
             self._age = np.minimum(self._age, self._confirm - 1)
         motion = self._word(frame, changed, candidates, light_changed)
-        self._follow(now, small, level, candidates, once, twice)
+        self._follow(now, small, candidates, once, twice)
         self._end_of_learning(now, restless)
         self._looked = (small, level, light, changed, once, candidates)
         return motion
 
     def _rest(self, small: Plane, frame: Frame) -> Motion:
-        """A frame in which nothing changed, not even the light."""
-        now = frame.t_ns
-        self._remember(now, small, small, None, None, None)
-        self._light_change.see(now, None, None, 0.0, frame.sensor)
-        self._grow_older(None, None)
+        """A frame in which nothing changed but, perhaps, the light some frames ago."""
+        now, light = frame.t_ns, self._scene.light
+        self._remember(now, small, self._scene.level, None, light, None)
+        self._light_change.see_same(now, light is None, frame.sensor)
+        if self._has_ages:
+            self._grow_older(None, None)
         self._since = None
-        self._follow(now, small, small, None, None, None)
-        self._end_of_learning(now, 0.0)
-        self._looked = (small, small, None, None, None, None)
+        self._follow(now, small, None, None, None)
+        if self._learning:
+            self._end_of_learning(now, 0.0)
+        self._looked = (small, self._scene.level, light, None, None, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
@@ -261,9 +260,9 @@ class Detector:
         is_calm = self._restless < 0.03 and elapsed_s > self._rules.learn_s + 0.25
         self._learning = not is_calm and elapsed_s < self._rules.learn_restless_s
 
-    def _changed(self, small: Plane, level: Plane, light: Light | None) -> Plane | None:
+    def _changed(self, small: Plane) -> Plane | None:
         """255 where a pixel is unlike the background and counts; None when hardly any is."""
-        changed = self._scene.unlike(small, level, light, self._least)
+        changed = self._scene.unlike(small, self._least)
         if changed is None or self._counted is None:
             return changed
         cv2 = opencv()
@@ -275,8 +274,7 @@ class Detector:
     ) -> Plane | None:
         """Keep this frame for comparison; what had changed pair_s ago (None: nothing)."""
         rules, past, changes = self._rules, self._past, self._changes
-        is_still = light is None or light.is_small
-        past.append((now, small, level, tiles, is_still))
+        past.append((now, small, level, tiles, light))
         while len(past) > 2 and now - past[1][0] >= rules.look_back_s * NS_PER_S:
             past.popleft()
         changes.append((now, changed))
@@ -309,14 +307,18 @@ class Detector:
     def _moving(self, small: Plane, level: Plane, tiles: Levels, changed: Plane, over: Plane) -> Plane | None:
         """over where the picture differs from that of look_back_s ago too."""
         cv2 = opencv()
-        _, then_small, then_level, then_tiles, was_still = self._past[0]
+        _, then_small, then_level, then_tiles, then_light = self._past[0]
+        light = self._past[-1][4]
         margin = self._scene.margin
-        if was_still and self._past[-1][4]:
+        if light is then_light:
+            differs = cv2.absdiff(small, then_small)
+        elif (light is None or light.is_small) and (then_light is None or then_light.is_small):
             differs = cv2.absdiff(level, then_level)
         else:
             then_tiles = tile_means(then_small) if then_tiles is None else then_tiles
             between = light_between(then_tiles, tiles, self._rules)
-            differs = cv2.absdiff(lit(small, between), then_small)
+            gain = None if between is None else gain_of(between, small.shape)
+            differs = cv2.absdiff(lit(small, gain), then_small)
             doubt = doubt_of(between, small.shape, self._rules)
             margin = margin if doubt is None else cv2.add(margin, doubt)
         moved = cv2.bitwise_and(cv2.compare(differs, margin, cv2.CMP_GT), changed)
@@ -359,7 +361,6 @@ class Detector:
         self,
         now: int,
         small: Plane,
-        level: Plane,
         candidates: Plane | None,
         once: Plane | None,
         twice: Plane | None,
@@ -379,8 +380,8 @@ class Detector:
         light_since_s = (now - self._light_updated_ns) / NS_PER_S
         if light_since_s >= self._rules.light_update_s:
             self._light_updated_ns = now
-            self._scene.follow_light(small, things, light_since_s)
-        self._scene.update(small, level, held, since_s)
+            self._scene.follow_light(things, light_since_s)
+        self._scene.update(small, held, since_s)
         self._updates += 1
         # At first plain means: leaves should be known after one sway.
         share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))

@@ -13,6 +13,7 @@ from agent.model import NS_PER_S, Plane, SensorReading
 from agent.motion.rules import TILE, Rules
 
 Levels = npt.NDArray[np.float32]
+_ONE = np.float32(1)
 
 
 @functools.cache
@@ -27,11 +28,12 @@ def tile_means(picture: Plane) -> Levels:
     """float32: each tile's mean level, at least 1, so that ratios exist."""
     cv2 = opencv()
     height, width = picture.shape
-    # One halving in bytes loses a tenth of a level, and makes the rest four times as cheap; in the dark one level
-    # is a tenth of all light, so what follows is in floats.
-    half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA).astype(np.float32)
-    means: Levels = cv2.resize(half, (width // TILE, height // TILE), interpolation=cv2.INTER_AREA)
-    return np.maximum(means, np.float32(1), out=means)
+    # Two halvings in bytes lose a seventh of a level and make the rest cheap; in the dark one level is a tenth of
+    # all light, so what follows is in floats.
+    half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    quarter = cv2.resize(half, (width // 4, height // 4), interpolation=cv2.INTER_AREA).astype(np.float32)
+    means: Levels = cv2.resize(quarter, (width // TILE, height // TILE), interpolation=cv2.INTER_AREA)
+    return np.maximum(means, _ONE, out=means)
 
 
 class Light(NamedTuple):
@@ -45,6 +47,12 @@ class Light(NamedTuple):
     def is_small(self) -> bool:
         """Too little to matter where two frames are compared."""
         return self.most < 1.03 and self.least > 0.97
+
+    def is_like(self, other: Light | None, even: float) -> bool:
+        """Whether it is the same light, give or take the share `even`."""
+        if other is None:
+            return False
+        return bool(opencv().norm(self.tiles, other.tiles, opencv().NORM_INF) <= even * other.least)
 
 
 def light_between(then: Levels, now: Levels, rules: Rules) -> Light | None:
@@ -90,17 +98,28 @@ def _with_rim(length: int) -> tuple[Levels, Levels]:
     return matrix, np.ascontiguousarray(matrix.T)
 
 
-def lit(picture: Plane, light: Light | None) -> Plane:
-    """The picture in other light: uint8."""
-    if light is None:
-        return picture
+class Gain(NamedTuple):
+    """A change of light, at the size of the picture: a factor of each pixel, in bytes, and what one of them is."""
+
+    factors: Plane
+    unit: float
+
+
+def gain_of(light: Light, shape: tuple[int, ...]) -> Gain:
     cv2 = opencv()
-    height, width = picture.shape
     # In bytes, a third of the cost of floats: the gain is rounded by 0.2 % of its greatest, half a level at 200.
     scale = 240 / light.most
-    gain = cv2.convertScaleAbs(with_rim(light.tiles), alpha=scale)
-    gain = cv2.resize(gain, (width + 2 * TILE, height + 2 * TILE), interpolation=cv2.INTER_LINEAR)
-    level: Plane = cv2.multiply(picture, gain[TILE:-TILE, TILE:-TILE], scale=1 / scale)
+    size = (shape[1] + 2 * TILE, shape[0] + 2 * TILE)
+    tiles = cv2.convertScaleAbs(with_rim(light.tiles), alpha=scale)
+    factors = cv2.resize(tiles, size, interpolation=cv2.INTER_LINEAR)
+    return Gain(factors[TILE:-TILE, TILE:-TILE], 1 / scale)
+
+
+def lit(picture: Plane, gain: Gain | None) -> Plane:
+    """The picture in other light: uint8."""
+    if gain is None:
+        return picture
+    level: Plane = opencv().multiply(picture, gain.factors, scale=gain.unit)
     return level
 
 
@@ -128,20 +147,24 @@ class LightChange:
         self.share = 0.0
 
     def see(
-        self,
-        t_ns: int,
-        ratio: Levels | None,
-        light: Light | None,
-        restless: float,
-        sensor: SensorReading | None = None,
+        self, t_ns: int, ratio: Levels, light: Light | None, restless: float, sensor: SensorReading | None = None
     ) -> None:
         """One frame. ratio, light: usual light to the light of now, per tile, and what it comes to; None: the same.
 
         restless: share of cells with too many changed pixels. Sets share.
         """
         self.share = 0.0
-        if light is not None and ratio is not None and (light.most > 1.06 or light.least < 0.94):
-            self.share = np.count_nonzero(np.abs(ratio - 1) > 0.06) / ratio.size
+        if light is not None and (light.most > 1.06 or light.least < 0.94):
+            self.share = np.count_nonzero(np.abs(ratio - _ONE) > 0.06) / ratio.size
+        self._note(t_ns, restless, sensor)
+
+    def see_same(self, t_ns: int, is_usual: bool, sensor: SensorReading | None = None) -> None:
+        """One frame in the usual light or in that of the frame before, in which nothing changed."""
+        if is_usual:
+            self.share = 0.0
+        self._note(t_ns, 0.0, sensor)
+
+    def _note(self, t_ns: int, restless: float, sensor: SensorReading | None) -> None:
         shares = self._shares
         shares.append((t_ns, self.share, restless, sensor))
         while t_ns - shares[0][0] > NS_PER_S // 2:
