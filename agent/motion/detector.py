@@ -12,11 +12,13 @@ import numpy as np
 from agent.model import NS_PER_S, Frame, Moment, Motion, Plane
 from agent.motion.background import Restlessness, Scene, rate
 from agent.motion.light import (
+    ALIKE,
     Levels,
     Light,
     LightChange,
     doubt_of,
     gain_of,
+    is_like,
     light_between,
     lit,
     opencv,
@@ -70,6 +72,7 @@ class Detector:
         self._looked: tuple[Plane, Plane, Light | None, Plane | None, Plane | None, Plane | None] | None = None
         self._rules = rules or Rules()
         self._active_ns = round(self._rules.active_s * NS_PER_S)
+        self._idle_ns = round(self._rules.idle_s * NS_PER_S)
         self._halvings = max(0, round(math.log2(max(width, height * 4 // 3) / ANALYSIS_WIDTH)))
         step = 1 << self._halvings
         # Whole tiles only: the few columns and rows that do not fill one are left out.
@@ -136,7 +139,7 @@ class Detector:
         self._age: Plane = np.zeros_like(self._one)
         self._has_ages = False
         self._restless = 0.0
-        self._past: deque[tuple[int, Plane, Plane, Levels | None, Light | None]] = deque()
+        self._past: deque[tuple[int, Plane, Plane, Light | None]] = deque()
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
         self._since: Moment | None = None
@@ -156,7 +159,7 @@ class Detector:
             self._begin(small, now)
         elif now <= self._t_ns:
             raise ValueError(f"t_ns must rise: {now} after {self._t_ns}")
-        elif self._since is not None and self._last is not None and now - self._last.t_ns < self._active_ns:
+        elif self._last is not None and self._may_pass(now, self._last):
             self._t_ns = now
             self._frames_passed += 1
             return replace(self._last, seq=frame.seq, t_ns=now, light_changed=False)
@@ -175,6 +178,18 @@ class Detector:
             self._updated_ns = self._light_updated_ns = now
             self._is_known = True
         return Motion(frame.seq, now, score=0.0, active=False, learning=True)
+
+    def _may_pass(self, now: int, last: Motion) -> bool:
+        """Whether this frame is so near to the last one looked at that it may be taken to show the same."""
+        since_ns = now - last.t_ns
+        if self._since is not None:
+            return since_ns < self._active_ns
+        # Every second one, while nothing stirs.
+        return (
+            since_ns < self._idle_ns
+            and self._frames_passed == 1
+            and not (self._has_ages or self._learning or self._light_change.holds(now))
+        )
 
     def _shrink(self, y: Plane) -> Plane:
         """The luma halved, whole tiles of it, less BLACK."""
@@ -209,11 +224,10 @@ class Detector:
         now, scene = frame.t_ns, self._scene
         if scene.is_quiet(small, self._least):
             return self._rest(small, frame)
-        tiles = tile_means(small)
-        ratio = scene.relight(small, tiles)
+        ratio = scene.relight(small)
         level, light = scene.level, scene.light
         changed = self._changed(small)
-        before = self._remember(now, small, level, tiles, light, changed)
+        before = self._remember(now, small, changed)
         once = twice = over = candidates = None
         restless = moving_share = 0.0
         if changed is not None:
@@ -223,7 +237,7 @@ class Detector:
         if self._light_change.is_another_picture:
             return self._adopt(small, frame)
         if restless and changed is not None and over is not None:
-            candidates = self._moving(small, level, tiles, changed, over)
+            candidates = self._moving(small, level, changed, over)
             if candidates is not None:
                 moving_share = np.count_nonzero(candidates) / candidates.size
         self._grow_older(candidates, twice)
@@ -240,7 +254,7 @@ class Detector:
     def _rest(self, small: Plane, frame: Frame) -> Motion:
         """A frame in which nothing changed but, perhaps, the light some frames ago."""
         now, light = frame.t_ns, self._scene.light
-        self._remember(now, small, self._scene.level, None, light, None)
+        self._remember(now, small, None)
         self._light_change.see_same(now, light is None, frame.sensor)
         if self._has_ages:
             self._grow_older(None, None)
@@ -269,12 +283,10 @@ class Detector:
         changed = cv2.bitwise_and(changed, self._counted)
         return changed if cv2.countNonZero(changed) >= self._least else None
 
-    def _remember(
-        self, now: int, small: Plane, level: Plane, tiles: Levels | None, light: Light | None, changed: Plane | None
-    ) -> Plane | None:
+    def _remember(self, now: int, small: Plane, changed: Plane | None) -> Plane | None:
         """Keep this frame for comparison; what had changed pair_s ago (None: nothing)."""
         rules, past, changes = self._rules, self._past, self._changes
-        past.append((now, small, level, tiles, light))
+        past.append((now, small, self._scene.level, self._scene.light))
         while len(past) > 2 and now - past[1][0] >= rules.look_back_s * NS_PER_S:
             past.popleft()
         changes.append((now, changed))
@@ -304,22 +316,19 @@ class Detector:
         counts: Plane = cv2.blur(cells, (2, 2))
         return counts
 
-    def _moving(self, small: Plane, level: Plane, tiles: Levels, changed: Plane, over: Plane) -> Plane | None:
+    def _moving(self, small: Plane, level: Plane, changed: Plane, over: Plane) -> Plane | None:
         """over where the picture differs from that of look_back_s ago too."""
         cv2 = opencv()
-        _, then_small, then_level, then_tiles, then_light = self._past[0]
-        light = self._past[-1][4]
-        margin = self._scene.margin
-        if light is then_light:
-            differs = cv2.absdiff(small, then_small)
-        elif (light is None or light.is_small) and (then_light is None or then_light.is_small):
+        _, then_small, then_level, then_light = self._past[0]
+        margin, light = self._scene.margin, self._scene.light
+        if light is then_light or is_like(light, then_light, ALIKE):
             differs = cv2.absdiff(level, then_level)
         else:
-            then_tiles = tile_means(then_small) if then_tiles is None else then_tiles
-            between = light_between(then_tiles, tiles, self._rules)
+            # Straight from one to the other: by way of the usual light two errors would add.
+            between = light_between(tile_means(then_small), tile_means(small), self._rules)
             gain = None if between is None else gain_of(between, small.shape)
             differs = cv2.absdiff(lit(small, gain), then_small)
-            doubt = doubt_of(between, small.shape, self._rules)
+            doubt = doubt_of(between, gain, self._rules)
             margin = margin if doubt is None else cv2.add(margin, doubt)
         moved = cv2.bitwise_and(cv2.compare(differs, margin, cv2.CMP_GT), changed)
         moves = cv2.dilate(self._count(moved), _NEAR)
@@ -336,7 +345,9 @@ class Detector:
             self._age = less
             self._has_ages = bool(less.any())
             return
-        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * self._frames_passed)
+        # What was passed over while nothing stirred confirms nothing.
+        passed = self._frames_passed if self._has_ages else 1
+        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * passed)
         if twice is not None:
             # A pixel that changed twice running is two frames' worth.
             grown = np.maximum(grown, (twice > self._twice.limits) * self._two)

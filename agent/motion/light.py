@@ -14,6 +14,8 @@ from agent.motion.rules import TILE, Rules
 
 Levels = npt.NDArray[np.float32]
 _ONE = np.float32(1)
+ALIKE = 0.03
+"""A change of light by less than this share is too little to matter where two frames are compared."""
 
 
 @functools.cache
@@ -45,14 +47,16 @@ class Light(NamedTuple):
 
     @property
     def is_small(self) -> bool:
-        """Too little to matter where two frames are compared."""
-        return self.most < 1.03 and self.least > 0.97
+        return self.most < 1 + ALIKE and self.least > 1 - ALIKE
 
-    def is_like(self, other: Light | None, even: float) -> bool:
-        """Whether it is the same light, give or take the share `even`."""
-        if other is None:
-            return False
-        return bool(opencv().norm(self.tiles, other.tiles, opencv().NORM_INF) <= even * other.least)
+
+def is_like(one: Light | None, other: Light | None, even: float) -> bool:
+    """Whether both are the same light, give or take the share `even`."""
+    if one is None or other is None:
+        only = one or other
+        return only is None or (only.most < 1 + even and only.least > 1 - even)
+    cv2 = opencv()
+    return bool(cv2.norm(one.tiles, other.tiles, cv2.NORM_INF) <= even * other.least)
 
 
 def light_between(then: Levels, now: Levels, rules: Rules) -> Light | None:
@@ -123,17 +127,15 @@ def lit(picture: Plane, gain: Gain | None) -> Plane:
     return level
 
 
-def doubt_of(light: Light | None, shape: tuple[int, ...], rules: Rules) -> Plane | None:
-    """Levels of doubt that dividing out a change of light leaves, uint8; None for none.
+def doubt_of(light: Light | None, gain: Gain | None, rules: Rules) -> Plane | None:
+    """Levels of doubt that dividing out a change of light leaves, uint8; None for none. gain: that of light.
 
     The light of a tile is not that of each of its pixels, and a dim picture that is brightened is coarser and
     noisier: both grow with the change.
     """
-    if light is None or light.is_small:
+    if light is None or gain is None or light.is_small:
         return None
-    cv2 = opencv()
-    levels = cv2.convertScaleAbs(light.tiles, alpha=rules.doubt, beta=-rules.doubt)
-    doubt: Plane = cv2.resize(levels, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    doubt: Plane = opencv().convertScaleAbs(gain.factors, alpha=rules.doubt * gain.unit, beta=-rules.doubt)
     return doubt
 
 
