@@ -292,7 +292,8 @@ def test_a_detect_zone_sees_what_is_in_it_and_is_named() -> None:
 def test_an_ignore_zone_hides_what_is_in_it() -> None:
     times = active_times(watch(walker, 8, zones=[zone("ignore", RIGHT)]))
     assert times
-    assert max(times) < 7.4
+    # He is behind its edge at 7.13 s, and while something is active the detector looks four times a second.
+    assert max(times) < 7.65
 
 
 def test_higher_sensitivity_finds_smaller_and_fainter_people() -> None:

@@ -167,7 +167,6 @@ class Detector:
             small = self._shrink(frame.y)
         self._t_ns = now
         self._frames += 1
-        self._moments.append(frame.moment)
         if self._is_known:
             self._last = self._look(small, frame)
             self._frames_passed = 1
@@ -240,7 +239,7 @@ class Detector:
             candidates = self._moving(small, level, changed, over)
             if candidates is not None:
                 moving_share = np.count_nonzero(candidates) / candidates.size
-        self._grow_older(candidates, twice)
+        self._grow_older(frame.moment, candidates, twice)
         light_changed = self._light_change.is_on(now, moving_share)
         if self._has_ages and self._since is None and self._light_change.holds(now):
             # What is there already is believed as soon as the light is steady.
@@ -257,7 +256,7 @@ class Detector:
         self._remember(now, small, None)
         self._light_change.see_same(now, light is None, frame.sensor)
         if self._has_ages:
-            self._grow_older(None, None)
+            self._grow_older(frame.moment, None, None)
         self._since = None
         self._follow(now, small, None, None, None)
         if self._learning:
@@ -335,19 +334,20 @@ class Detector:
         candidates: Plane = over * (moves >= self._moves_least)
         return candidates if candidates.any() else None
 
-    def _grow_older(self, candidates: Plane | None, twice: Plane | None) -> None:
+    def _grow_older(self, moment: Moment, candidates: Plane | None, twice: Plane | None) -> None:
         """Each candidate inherits the age of its neighbourhood, in frames: a thing moves on by less than a tile."""
         if candidates is None and not self._has_ages:
             return
+        if not self._has_ages:
+            self._moments.clear()
+        self._moments.append(moment)
         cv2 = opencv()
         less = cv2.subtract(self._age, self._one)
         if candidates is None:
             self._age = less
             self._has_ages = bool(less.any())
             return
-        # What was passed over while nothing stirred confirms nothing.
-        passed = self._frames_passed if self._has_ages else 1
-        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * passed)
+        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * self._frames_passed)
         if twice is not None:
             # A pixel that changed twice running is two frames' worth.
             grown = np.maximum(grown, (twice > self._twice.limits) * self._two)
