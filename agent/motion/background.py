@@ -131,7 +131,7 @@ class Scene:
         """After is_quiet: look for the light of now. Returns the usual light to that of now, per tile."""
         ratio = self.tiles / tile_means(small)
         light = smooth_light(ratio, self._rules)
-        if is_like(light, self.light, self._rules.even):
+        if is_like(light, self.light, 2 * self._rules.even):
             return ratio
         self._set_light(light)
         self.level = lit(small, self._gain)

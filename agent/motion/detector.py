@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from agent.zones import Zones, fill
 
 _NEAR = np.ones((5, 5), np.uint8)
 _INSIDE = np.ones((9, 9), np.uint8)
+MANY = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +144,8 @@ class Detector:
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
         self._since: Moment | None = None
-        self._last: Motion | None = None
-        self._frames_passed = 1
+        self._last = Motion(0, t_ns, score=0.0, active=False)
+        self._frames_passed, self._passes_most, self._pass_until_ns = 1, 0, t_ns
 
     def step(self, frame: Frame) -> Motion:
         """Compare one frame with what is usual here.
@@ -159,17 +160,18 @@ class Detector:
             self._begin(small, now)
         elif now <= self._t_ns:
             raise ValueError(f"t_ns must rise: {now} after {self._t_ns}")
-        elif self._last is not None and self._may_pass(now, self._last):
+        elif now < self._pass_until_ns and self._frames_passed <= self._passes_most:
             self._t_ns = now
             self._frames_passed += 1
-            return replace(self._last, seq=frame.seq, t_ns=now, light_changed=False)
+            last = self._last
+            return Motion(frame.seq, now, last.score, last.active, last.boxes, last.zones, since=last.since)
         else:
             small = self._shrink(frame.y)
         self._t_ns = now
         self._frames += 1
         if self._is_known:
             self._last = self._look(small, frame)
-            self._frames_passed = 1
+            self._plan(now)
             return self._last
         self._scene.learn(small, self._frames)
         if now - self._t0_ns >= self._rules.learn_s * NS_PER_S and self._frames >= 4:
@@ -178,17 +180,17 @@ class Detector:
             self._is_known = True
         return Motion(frame.seq, now, score=0.0, active=False, learning=True)
 
-    def _may_pass(self, now: int, last: Motion) -> bool:
-        """Whether this frame is so near to the last one looked at that it may be taken to show the same."""
-        since_ns = now - last.t_ns
+    def _plan(self, now: int) -> None:
+        """How many of the next frames are so near to this one that they may be taken to show the same."""
+        self._frames_passed = 1
+        self._pass_until_ns = now
         if self._since is not None:
-            return since_ns < self._active_ns
-        # Every second one, while nothing stirs.
-        return (
-            since_ns < self._idle_ns
-            and self._frames_passed == 1
-            and not (self._has_ages or self._learning or self._light_change.holds(now))
-        )
+            self._pass_until_ns = now + self._active_ns
+            self._passes_most = MANY
+        elif not (self._has_ages or self._learning or self._light_change.holds(now)):
+            # While nothing stirs. No more than that: what is new must be confirmed within three frames.
+            self._pass_until_ns = now + self._idle_ns
+            self._passes_most = 2
 
     def _shrink(self, y: Plane) -> Plane:
         """The luma halved, whole tiles of it, less BLACK."""
@@ -347,7 +349,9 @@ class Detector:
             self._age = less
             self._has_ages = bool(less.any())
             return
-        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * self._frames_passed)
+        # What was passed over counts, but one look alone is never enough.
+        passed = self._frames_passed if self._has_ages else min(self._frames_passed, max(self._confirm - 1, 1))
+        grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * passed)
         if twice is not None:
             # A pixel that changed twice running is two frames' worth.
             grown = np.maximum(grown, (twice > self._twice.limits) * self._two)
