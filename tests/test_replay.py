@@ -48,7 +48,8 @@ def test_it_prints_each_event_and_last_a_summary(recording: Path, capsys: pytest
     }  # fmt: skip
     assert (event["type"], event["kind"], event["zones"]) == ("event", "motion", [])
     assert 39 <= event["start_frame"] <= 41
-    assert 60 <= event["end_frame"] <= 63
+    # While something is active the detector looks four times a second: the end may be told so much late.
+    assert 60 <= event["end_frame"] <= 63 + 3
     assert event["start_s"] == pytest.approx(event["start_frame"] / FPS, abs=0.001)
     assert event["end_s"] == pytest.approx(event["end_frame"] / FPS, abs=0.001)
     assert event["start_frame"] <= event["peak_frame"] <= event["end_frame"]
@@ -64,7 +65,7 @@ def test_frames_adds_a_line_for_each_analysed_frame(recording: Path, capsys: pyt
     lines = [line for line in replay(capsys, "--frames", recording) if line["type"] == "frame"]
     assert [line["frame"] for line in lines] == list(range(120))
     assert all(set(line) == {"type", "frame", "score", "active", "boxes"} for line in lines)
-    assert {line["frame"] for line in lines if line["active"]} <= set(range(40, 64))
+    assert {line["frame"] for line in lines if line["active"]} <= set(range(40, 64 + 3))
     assert all(line["boxes"] for line in lines if line["active"])
 
 
