@@ -104,8 +104,10 @@ class CameraSettings(BaseModel):
     flicker_hz: Literal[0, 50, 60] = Field(
         0, description="picamera2 only: the mains' frequency, against bands under lamps; 0: not considered."
     )
-    hdr: Literal["", "off", "single-exposure", "night"] = Field(
-        "", description="picamera2 only, where the camera offers it (Pi 5); empty: as it comes."
+    hdr: Literal["", "off", "single-exposure", "night", "sensor"] = Field(
+        "",
+        description="picamera2 only. sensor: a Camera Module 3's own (it stays on until off or the next boot); the "
+        "others where the board offers them (Pi 5); empty: as it comes.",
     )
     overlay: bool = Field(
         False, description="picamera2 only: burn the node's id and the site's time into the main stream."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
 import functools
 import io
@@ -19,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomlkit
 from broker import Mosquitto, Subscriber, until
 from program import write_settings
 from video_fixtures import Recorder, decode_packets
 
 from agent import thumbnail
 from agent.cameras.pi_controls import AF_MODES, AWB_MODES, FLICKER_MANUAL, HDR_MODES, PictureSettings
+from agent.cameras.pi_hdr import CONTROL, GET_CONTROL, SET_CONTROL, WIDE_DYNAMIC_RANGE
 from agent.cameras.pi_stack import PiOptions
 from agent.cameras.picamera2 import PiCamera
 from agent.cameras.planes import Planes, scaled
@@ -38,6 +41,7 @@ if "CAMERA_AGENT_RIG" not in os.environ:
     pytest.skip("needs picamera2 and libcamera: run scripts/test-picamera2 as root", allow_module_level=True)
 
 import libcamera
+import videodev2
 import virtcam
 from pi_rig import pacer
 from PIL import Image
@@ -170,6 +174,11 @@ def open_files(pid: int | str = "self") -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def resident_mb(pid: int | str = "self") -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
@@ -215,6 +224,7 @@ def test_a_camera_in_use_is_named_and_leaves_nothing_open() -> None:
         (PictureSettings(autofocus="continuous"), "camera.autofocus = 'continuous': imx708 has no control AfMode"),
         (PictureSettings(exposure_us=10_000), "camera.exposure_us = 10000: imx708 has no control ExposureTime"),
         (PictureSettings(hdr="night"), "camera.hdr = 'night': imx708 has no control HdrMode"),
+        (PictureSettings(hdr="sensor"), "camera.hdr = 'sensor': lobby is no Camera Module 3"),
         (PictureSettings(flicker_hz=50), "camera.flicker_hz = 50: imx708 has no control AeFlickerMode"),
     ],
 )
@@ -233,6 +243,12 @@ def test_our_numbers_are_libcameras() -> None:
     assert {
         name: int(getattr(enums.HdrModeEnum, "".join(part.title() for part in name.split("-")))) for name in HDR_MODES
     } == HDR_MODES
+    assert (GET_CONTROL, SET_CONTROL, CONTROL.size) == (
+        videodev2.VIDIOC_G_CTRL,
+        videodev2.VIDIOC_S_CTRL,
+        ctypes.sizeof(videodev2.v4l2_control),
+    )
+    assert videodev2.V4L2_CID_WIDE_DYNAMIC_RANGE == WIDE_DYNAMIC_RANGE
 
 
 def test_a_capture_that_waits_for_ever_does_not_keep_a_stalled_camera_from_closing() -> None:
@@ -428,6 +444,52 @@ def test_two_cameras_run_as_two_nodes(tmp_path: Path, broker: Mosquitto, dashboa
             assert (meta["backend"], meta["width"], meta["height"]) == ("picamera2", 640, 360)
             node.send(signal.SIGTERM)
             assert node.wait() == 0, node.log()
+
+
+def test_a_node_with_the_default_size_records_1920x1080_and_its_snapshot_is_as_large(
+    tmp_path: Path, broker: Mosquitto, dashboard: Subscriber
+) -> None:
+    from paho.mqtt.publish import single
+
+    settings = write_settings(tmp_path, broker.port, node={"id": "door"})
+    tree = tomlkit.parse(settings.read_text(encoding="utf-8"))
+    tree["camera"] = {"backend": "picamera2", "id": "lobby"}
+    settings.write_text(tomlkit.dumps(tree), encoding="utf-8")
+    with Node(settings) as node:
+
+        def health() -> dict[str, Any]:
+            dashboard.wait_a_moment()
+            found = bodies(dashboard, "door", "health")
+            return found[-1] if found else {}
+
+        def answers() -> list[dict[str, Any]]:
+            dashboard.wait_a_moment()
+            return bodies(dashboard, "door", "rsp/page-1")
+
+        until(lambda: (health().get("fps") or 0) > 14, f"it runs: {node.log()}")
+        meta = bodies(dashboard, "door", "meta")[-1]["camera"]
+        assert (meta["width"], meta["height"]) == (1920, 1080)
+        request = {"id": "still-1", "client": "page-1", "args": {"width": 4096}}
+        single(
+            "edgecam/v1/ward-12/door/cmd/snapshot",
+            json.dumps(request),
+            qos=1,
+            hostname="127.0.0.1",
+            port=broker.port,
+        )
+        until(lambda: bool(answers()), f"an answer: {node.log()}")
+        result = answers()[0]["result"]
+        assert (result["stream"], result["width"], result["height"]) == ("main", 1920, 1080)
+        jpeg = b"".join(message.payload for message in dashboard.messages if "/xfer/still-1/" in message.topic)
+        assert Image.open(io.BytesIO(jpeg)).size == (1920, 1080)
+        began_s, ticks = time.monotonic(), cpu_ticks(node.pid)
+        last = health()["time"]
+        until(lambda: seconds(health()["time"]) - seconds(last) > 10, "ten seconds of recording")
+        share = (cpu_ticks(node.pid) - ticks) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began_s)
+        print(f"1920x1080 at 15 fps, x264 in software: {resident_mb(node.pid):.0f} MB, {share:.2f} of a core")
+        assert health()["fps"] > 14
+        node.send(signal.SIGTERM)
+        assert node.wait() == 0, node.log()
 
 
 def test_a_node_whose_camera_stalls_has_it_back_within_15_s(

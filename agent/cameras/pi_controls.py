@@ -67,7 +67,9 @@ def controls_for(wanted: PictureSettings, advertised: Collection[str], camera: s
     if wanted.flicker_hz:
         # A lamp on alternating current brightens twice per period: 10,000 us at 50 Hz.
         controls |= {"AeFlickerMode": FLICKER_MANUAL, "AeFlickerPeriod": round(1e6 / (2 * wanted.flicker_hz))}
-    if wanted.hdr:
+    # "sensor" is no control of libcamera's (pi_hdr.py), and a Camera Module 3 may have only that one to be off.
+    is_off_already = wanted.hdr == "off" and camera.startswith("imx708") and "HdrMode" not in advertised
+    if wanted.hdr in HDR_MODES and not is_off_already:
         controls["HdrMode"] = HDR_MODES[wanted.hdr]
     for name in controls:
         if name not in advertised:

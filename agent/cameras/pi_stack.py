@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from agent.cameras.overlay import Overlay
 from agent.cameras.pi_controls import PictureSettings
+from agent.cameras.pi_hdr import set_sensor_hdr
 from agent.errors import CameraError
 from agent.masks import Polygon
 
@@ -55,6 +59,7 @@ class Stack:
     software_encoder: Any
     output: Any
     transform: Any
+    sensor_hdr: Callable[[str, bool], None]
 
 
 def picamera2_stack() -> Stack:
@@ -80,6 +85,7 @@ def picamera2_stack() -> Stack:
         encoders.LibavH264Encoder,
         outputs.Output,
         libcamera.Transform,
+        partial(set_sensor_hdr, Path("/")),
     )
 
 

@@ -198,6 +198,8 @@ class _Run:
     def _open(self) -> StreamInfo:
         options, name = self._options, self._options.name
         picamera2 = self._stack.picamera2
+        if options.picture.hdr in ("sensor", "off"):
+            self._stack.sensor_hdr(options.id, options.picture.hdr == "sensor")
         try:
             cameras = picamera2.global_camera_info()
             place = choose(cameras, options.id)

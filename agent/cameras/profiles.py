@@ -81,6 +81,7 @@ class PretendedBoard:
         self.faults: set[FaultName] = set()
         self.configurations: list[Mapping[str, Any]] = []
         self.opened: list[PretendedPicamera2] = []
+        self.sensor_hdr = False
         self.clock = clock
         self._scene = scene
         self._seed = seed
@@ -105,7 +106,7 @@ class PretendedBoard:
                 )
 
         hardware = HardwareEncoder if self.profile.has_hardware_encoder else SoftwareEncoder
-        return Stack(Bound, _mapped, hardware, SoftwareEncoder, object, lambda hflip, vflip: (hflip, vflip))
+        return Stack(Bound, _mapped, hardware, SoftwareEncoder, object, _turned, self._switch_sensor_hdr)
 
     def step(self) -> bool:
         """One frame time: whether a frame came."""
@@ -118,6 +119,11 @@ class PretendedBoard:
     def deliver_packets(self) -> None:
         for camera in list(self.opened):
             camera.deliver_packets()
+
+    def _switch_sensor_hdr(self, camera_id: str, is_on: bool) -> None:
+        if self.opened:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        self.sensor_hdr = is_on
 
     def release(self) -> None:
         """Let a stop() that hangs come back."""
@@ -157,6 +163,10 @@ class PretendedRequest:
 
     def get_metadata(self) -> dict[str, Any]:
         return self.metadata
+
+
+def _turned(hflip: bool, vflip: bool) -> tuple[bool, bool]:
+    return hflip, vflip
 
 
 @contextmanager
