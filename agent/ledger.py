@@ -203,14 +203,17 @@ class Ledger:
     def _store_event(self, database: sqlite3.Connection, revision: Revision, now: Now) -> None:
         event = revision.event
         stored = database.execute(
-            "select rev, thumb_t_ns, thumb_frame, clip_id, body, is_open from events where id = ?", (event.id,)
+            "select rev, thumb_t_ns, thumb_frame, clip_id, body, is_open, json_extract(body, '$.thumb.width')"
+            " from events where id = ?",
+            (event.id,),
         ).fetchone()
         if stored is not None and (event.rev <= stored[0] or not stored[5]):
             return  # given back after a commit that did reach the disk, or ended by recovery
         clip_id = revision.clip_id or (stored[3] if stored is not None else None)
         picture = event.thumbnail
         kept = stored is not None and (
-            picture is None or (stored[1], stored[2]) == (picture.moment.t_ns, picture.moment.frame)
+            picture is None
+            or (stored[1], stored[2], stored[6]) == (picture.moment.t_ns, picture.moment.frame, picture.width)
         )
         jpeg: bytes | None = None
         if picture is not None and not kept:

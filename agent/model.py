@@ -154,7 +154,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A JPEG cut from the frame that scored. width, height in pixels."""
+    """A JPEG of the frame that scored, alone or between what was before and after. width, height in pixels."""
 
     jpeg: bytes = field(repr=False)
     width: int

@@ -87,6 +87,11 @@ class DetectionSettings(_Section):
     )
     max_event_s: float = Field(300, ge=5, le=3600, description="A longer event is cut and goes on as a new one.")
     update_s: float = Field(5, ge=0.5, le=300, description="At most one update per event in this time.")
+    strip: bool = Field(
+        False,
+        description="The last picture of an event shows the place before, at the peak and after, side by side; else "
+        "the peak alone.",
+    )
 
 
 class ZoneSettings(_Section):

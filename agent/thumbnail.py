@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.model import Box, Frame, Plane, Thumbnail
+from agent.model import Box, Frame, Moment, Plane, Thumbnail
 
 QUALITY = 80
 """JPEG quality: 640x480 comes to 25-60 kB, and faces at the size of the lores stream survive it."""
@@ -21,13 +21,13 @@ GAP = 4  # pixels of white between the pictures of a strip
 def encode(frame: Frame, quality: int = QUALITY, max_width: int | None = None) -> Thumbnail:
     """The whole lores picture in colour at its own size, or smaller where max_width says so."""
     bgr = in_colour(frame, max_width)
-    return _jpeg(bgr, quality, frame)
+    return _jpeg(bgr, quality, frame.moment)
 
 
-def strip(frames: Sequence[Frame], quality: int = QUALITY, width: int = STRIP_WIDTH) -> Thumbnail:
+def strip(frames: Sequence[Frame], moment: Moment, quality: int = QUALITY, width: int = STRIP_WIDTH) -> Thumbnail:
     """Several pictures of one camera beside each other, each at most width pixels wide: before, peak, after.
 
-    Its moment is that of the middle one. ValueError where there is none.
+    moment: of the picture that it is about. ValueError where there is none.
     """
     if not frames:
         raise ValueError("a strip needs at least one frame")
@@ -35,7 +35,7 @@ def strip(frames: Sequence[Frame], quality: int = QUALITY, width: int = STRIP_WI
     height = min(len(picture) for picture in pictures)
     gap = np.full((height, GAP, 3), 255, np.uint8)
     parts: list[Any] = [part for picture in pictures for part in (gap, picture[:height])]
-    return _jpeg(np.hstack(parts[1:]), quality, frames[len(frames) // 2])
+    return _jpeg(np.hstack(parts[1:]), quality, moment)
 
 
 def sharpness(luma: Plane, box: Box) -> float:
@@ -71,11 +71,11 @@ def in_colour(frame: Frame, max_width: int | None = None) -> Any:
     return bgr
 
 
-def _jpeg(bgr: Any, quality: int, frame: Frame) -> Thumbnail:
+def _jpeg(bgr: Any, quality: int, moment: Moment) -> Thumbnail:
     import cv2
 
     height, width = bgr.shape[:2]
     ok, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise RuntimeError(f"OpenCV could not encode a JPEG of {width}x{height}")
-    return Thumbnail(jpeg.tobytes(), width, height, frame.moment)
+    return Thumbnail(jpeg.tobytes(), width, height, moment)

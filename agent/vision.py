@@ -25,8 +25,9 @@ class Vision:
 
     The detector is made for the size of the first frame, and anew when the size changes or the camera was
     started again (frame numbers begin anew), so that nobody has to tell it. on_strip: is given before, peak and after
-    of each event that has ended, as one picture; costs memory for nine frames. is_armed: while it says no, the
-    detector goes on learning the scene, but nothing that moves is told.
+    of each event that has ended, as one picture; costs memory for nine frames, as does `detection.strip`.
+    is_armed: while it says no, the detector goes on learning the scene, but nothing that moves is told.
+    with_pictures=False: events without thumbnails, where nobody will look at them.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Vision:
         new_id: Callable[[], str],
         on_strip: Callable[[Event, Thumbnail], None] | None = None,
         is_armed: Callable[[], bool] = lambda: True,
+        *,
+        with_pictures: bool = True,
     ) -> None:
         self.status = VisionStatus()
         self.motion: Motion | None = None
@@ -50,7 +53,8 @@ class Vision:
         self._events = Events(settings.detection, new_id)
         self._still = StillThere()
         self._on_strip = on_strip
-        self._strip = StripFrames() if on_strip is not None else None
+        self._with_pictures = with_pictures
+        self._strip = StripFrames() if self._wants_strips() else None
         self._detector: Detector | None = None
         self._share = 1.0
         self._period_ns = self._period()
@@ -123,6 +127,9 @@ class Vision:
         limit = self._settings.detection.fps or (self._settings.camera.fps if self._share < 1 else 0)
         return round(NS_PER_S / (limit * self._share)) if limit else 0
 
+    def _wants_strips(self) -> bool:
+        return self._on_strip is not None or (self._with_pictures and self._settings.detection.strip)
+
     def adopt(self, settings: Settings) -> None:
         """Go by other settings for detection and zones from the next frame on. Any thread."""
         self._wanted = settings
@@ -131,6 +138,8 @@ class Vision:
         before, self._settings = self._settings, settings
         self._period_ns = self._period()
         self._events.adopt(settings.detection)
+        if self._strip is None or not self._wants_strips():
+            self._strip = StripFrames() if self._wants_strips() else None
         detection, was = settings.detection, before.detection
         if (detection.sensitivity, detection.confirm_frames) != (was.sensitivity, was.confirm_frames) or (
             settings.zones != before.zones
@@ -214,9 +223,14 @@ class Vision:
     def _tell(self, event: Event, frame: Frame | None = None) -> None:
         if frame is not None and event.peak == frame.moment:
             self._keep(frame)
-        if self._thumbnail is None and self._peak is not None:
+        if self._with_pictures and self._thumbnail is None and self._peak is not None:
             self._thumbnail = thumbnail.encode(self._peak)
-        self._board.put(replace(event, thumbnail=self._thumbnail))
+        picture, strip = self._thumbnail, None
+        if event.end is not None and self._strip is not None and self._peak is not None:
+            strip = thumbnail.strip(self._strip.take(self._peak), self._peak.moment)
+        if strip is not None and self._settings.detection.strip:
+            picture = strip
+        self._board.put(replace(event, thumbnail=picture))
         log.info(
             "event %s rev %d %s: score %.2f, frames %d-%d",
             event.id,
@@ -227,8 +241,8 @@ class Vision:
             event.last.frame,
         )
         if event.end is not None:
-            if self._strip is not None and self._on_strip is not None and self._peak is not None:
-                self._on_strip(event, thumbnail.strip(self._strip.take(self._peak)))
+            if strip is not None and self._on_strip is not None:
+                self._on_strip(event, strip)
             self._peak = self._thumbnail = None
 
     def _show(self, is_on: bool) -> None:

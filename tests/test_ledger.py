@@ -113,6 +113,20 @@ def test_picture_is_sent_again_only_when_it_changed(ledger: Ledger, tmp_path: Pa
     assert bodies[1].thumb != bodies[2].thumb
 
 
+def test_a_strip_around_the_picture_that_was_sent_is_another_picture(ledger: Ledger, tmp_path: Path) -> None:
+    first = event(5 * NS_PER_S, picture_ns=5 * NS_PER_S)
+    store(ledger, first)
+    ended = with_picture(first, 5 * NS_PER_S, rev=2)
+    assert ended.thumbnail is not None
+    wide = replace(ended.thumbnail, width=3 * ended.thumbnail.width + 8)
+    store(ledger, replace(ended, phase=Phase.END, thumbnail=wide))
+    rows = LedgerReader(tmp_path).due(0, 10)
+    assert [row.kind for row in rows] == 2 * [OutboxKind.EVENT, OutboxKind.THUMB]
+    thumb = EventBody.model_validate_json(rows[2].body).thumb
+    assert thumb is not None
+    assert thumb.width == wide.width
+
+
 def test_state_that_comes_twice_is_stored_once(ledger: Ledger) -> None:
     happened = event(5 * NS_PER_S)
     store(ledger, happened)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,13 @@ def test_a_strip_of_before_peak_and_after_is_written_beside_each_clip(
 ) -> None:
     replay(capsys, recording, "--clips", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("event-0001-strip.jpg"))) == 1
+
+
+def test_a_replay_loads_nothing_that_only_a_node_needs() -> None:
+    code = "import sys, agent.cli.replay; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "agent.vision" in loaded
+    assert not {"pydantic_settings", "asyncio", "sqlite3", "paho", "cv2", "agent.node"} & set(loaded)
 
 
 def test_sensitivity_can_be_tried_out(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,10 +53,11 @@ def test_left_is_left_and_up_is_up() -> None:
 
 
 def test_a_strip_is_its_pictures_side_by_side() -> None:
-    picture = strip([frame(16, 128, 128), frame(235, 128, 128), frame(16, 128, 128)])
+    middle = frame(235, 128, 128)
+    picture = strip([frame(16, 128, 128), middle, frame(16, 128, 128)], middle.moment)
     assert (picture.width, picture.height) == (3 * 64 + 2 * 4, 48)
     with pytest.raises(ValueError, match="at least one frame"):
-        strip([])
+        strip([], middle.moment)
 
 
 def test_sharpness_falls_with_every_blur_and_is_measured_within_the_box_only() -> None:

@@ -195,6 +195,29 @@ def test_who_walks_out_ends_the_event_after_the_quiet_time() -> None:
     assert end_frame <= 25 + len(CROSSING)
 
 
+def test_where_strips_are_asked_for_the_last_picture_of_an_event_is_one() -> None:
+    bench = Bench(settings(strip=True))
+    bench.see(*CALM, *CROSSING, *CALM)
+    *before, last = bench.told
+    assert before
+    for event in before:
+        assert event.thumbnail is not None
+        assert event.thumbnail.width == 160
+    assert last.phase is Phase.END
+    assert last.thumbnail is not None
+    assert (last.thumbnail.width, last.thumbnail.height) == (3 * 160 + 2 * 4, 120)
+    assert last.thumbnail.moment == last.peak
+
+
+def test_strips_can_be_asked_for_while_the_node_runs() -> None:
+    bench = Bench()
+    bench.see(*CALM)
+    bench.vision.adopt(settings(strip=True))
+    bench.see(*CALM, *CROSSING, *CALM)
+    assert bench.told[-1].thumbnail is not None
+    assert bench.told[-1].thumbnail.width > 3 * 160
+
+
 def test_the_strip_shows_the_place_before_and_after_and_the_thing_between() -> None:
     import cv2
 

@@ -110,7 +110,11 @@ class Replay:
         self._shelf = _Shelf(settings, clips, self._board) if clips is not None else None
         self._ids = 0
         on_strip = self._shelf.keep_strip if self._shelf is not None else None
-        self._vision = Vision(settings, self._slot, self._board, StatusBoard(), self._new_id, on_strip)
+        # Without clips nobody sees a picture, and each costs as much as ten frames.
+        with_pictures = self._shelf is not None
+        self._vision = Vision(
+            settings, self._slot, self._board, StatusBoard(), self._new_id, on_strip, with_pictures=with_pictures
+        )
         self._on_event = on_event
         self._on_frame = on_frame
         self._watch = watch
