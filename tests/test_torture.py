@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torture
+import torture_table
 from broker import Subscriber, requires_mosquitto, until
 from program import write_settings
 
@@ -18,18 +18,18 @@ pytest_plugins = ["closing"]
 
 
 def test_broker_and_node_killed_in_mid_flight_lose_no_message(tmp_path: Path) -> None:
-    row = torture.Row()
-    with torture.broker_and_dashboard(tmp_path) as (broker, subscriber):
-        node = torture.start_node(tmp_path / "node", broker.port, 150)
+    row = torture_table.Row()
+    with torture_table.broker_and_dashboard(tmp_path) as (broker, subscriber):
+        node = torture_table.start_node(tmp_path / "node", broker.port, 150)
         until(lambda: _took(subscriber, 60), "messages flow")
         broker.kill()
         node.kill()
         node.wait()
-        node = torture.start_node(tmp_path / "node", broker.port, 150)
+        node = torture_table.start_node(tmp_path / "node", broker.port, 150)
         broker.start()
         assert node.wait(60) == 0
-        torture.settle(subscriber)
-        torture.account(row, tmp_path / "node", subscriber)
+        torture_table.settle(subscriber)
+        torture_table.account(row, tmp_path / "node", subscriber)
     assert row.states >= 300
     assert row.lost == 0, row.words
 

@@ -1,0 +1,88 @@
+"""Rounds of scripts/torture on the disk: power cuts on a real ext4 and in the model, failing disks, clock steps."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import rig
+import test_recovery
+import test_time
+from faulty_disk import Leaves, RecordingDisk
+from torture_table import Budget, Round, Row
+
+
+def power_cuts(noise: bool) -> Round:
+    def run(directory: Path, budget: Budget) -> Row:
+        row = Row()
+        if words := rig.missing():
+            row.note = f"left out: {words}"
+            return row
+        lives = tokens = 0
+        # A life takes some seconds to record before its first state can be judged.
+        while budget.allows(row) and (not row.faults or budget.left_s > 4):
+            states = min(600, budget.tries - row.faults) if budget.tries else 600
+            outcome = rig.cut(states, seed=budget.seed + lives, noise=noise, until_s=max(8, budget.left_s))
+            row.faults += outcome.states
+            row.states += outcome.states
+            row.slowest_s = max(row.slowest_s, outcome.slowest_s)
+            row.judge(outcome.violations)
+            lives, tokens = lives + 1, tokens + outcome.tokens
+        row.note = f"{lives} lives, {tokens} promises"
+        return row
+
+    return run
+
+
+def disk_faults(directory: Path, budget: Budget) -> Row:
+    row = Row()
+    if words := rig.missing():
+        row.note = f"left out: {words}"
+        return row
+    chance = random.Random(budget.seed)
+    while budget.allows(row):
+        for kind in ("enospc", "eio", "ro"):
+            outcome = rig.fault(kind, after=12 if kind == "enospc" else chance.randrange(4, 30))
+            row.faults += 1
+            row.states += outcome.states
+            row.slowest_s = max(row.slowest_s, outcome.slowest_s)
+            row.judge(outcome.violations)
+    row.note = "ENOSPC, EIO, read-only"
+    return row
+
+
+def model_cuts(directory: Path, budget: Budget) -> Row:
+    """The crash model of tests/test_recovery.py, at random operations, half of them cut again in the recovery."""
+    row, chance = Row(), random.Random(budget.seed)
+    images = test_recovery.live_through(directory / "life")
+    while budget.allows(row):
+        image, leaves = chance.choice(images), chance.choice(list(Leaves))
+        left = directory / f"cut{row.faults}"
+        image.restore(left, leaves)
+        began = time.monotonic()
+        disk = RecordingDisk(left)
+        test_recovery.come_back(left, disk)
+        row.slowest_s = max(row.slowest_s, time.monotonic() - began)
+        if row.faults % 2 and disk.images:
+            again = directory / f"again{row.faults}"
+            chance.choice(disk.images).restore(again, chance.choice(list(Leaves)))
+            test_recovery.come_back(again)
+            left = again
+        row.faults += 1
+        row.states += 1
+        row.judge(test_recovery.violations(left))
+        row.judge(test_recovery.broken_promises(left, image, directory / "scratch"))
+    return row
+
+
+def clock_steps(directory: Path, budget: Budget) -> Row:
+    row = Row()
+    while budget.allows(row):
+        steps = budget.tries or 100
+        found = test_time.wander(directory / str(row.faults), steps=steps, seed=budget.seed + row.faults)
+        row.faults += steps
+        row.states += steps
+        row.judge(found)
+    row.note = "steps of up to ten years, over restarts"
+    return row
