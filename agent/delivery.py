@@ -25,7 +25,8 @@ class Outbox(Protocol):
     """The rows owed to the broker, as the link reads them. Any call may raise StorageError: try again later.
 
     due: undelivered rows with a higher seq than after_seq, oldest first, at most limit. newest_event,
-    newest_thumb: the newest row of that kind, delivered or not.
+    newest_thumb: the newest row of that kind, delivered or not. is_erased: whether the picture of row seq was
+    erased, or (None) any was.
     """
 
     @property
@@ -33,6 +34,7 @@ class Outbox(Protocol):
     def due(self, after_seq: int, limit: int) -> list[OutboxRow]: ...
     def newest_event(self) -> OutboxRow | None: ...
     def newest_thumb(self) -> OutboxRow | None: ...
+    def is_erased(self, seq: int | None = None) -> bool: ...
 
 
 class Delivery:
@@ -81,10 +83,6 @@ class Delivery:
         self._cursor = max(0, min(self._cursor, seq - 1))
         self._page.clear()
         self._look = True
-
-    @property
-    def oldest_in_flight(self) -> int | None:
-        return min(self._in_flight, default=None)
 
     @property
     def in_flight(self) -> int:

@@ -144,6 +144,15 @@ class LedgerReader:
     def newest_thumb(self) -> OutboxRow | None:
         return self._newest(OutboxKind.THUMB)
 
+    def is_erased(self, seq: int | None = None) -> bool:
+        """Whether the picture of row seq was erased, or (None) any picture that still has its row."""
+        condition, parameters = ("seq = ?", (seq,)) if seq is not None else ("1 = 1", ())
+        with self._reading() as database:
+            found = database.execute(
+                f"select 1 from outbox where {condition} and kind = 'thumb' and blob is null limit 1", parameters
+            ).fetchone()
+        return found is not None
+
     def _newest(self, kind: OutboxKind) -> OutboxRow | None:
         with self._reading() as database:
             found = outbox.rows(database, f"kind = ? and {NOT_ERASED}", (kind.value,), "order by seq desc limit 1")

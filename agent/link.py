@@ -29,6 +29,7 @@ from agent.delivery import Delivery, Outbox
 from agent.echo import Echo
 from agent.errors import LinkError, StorageError
 from agent.handoffs import AckBox, SelectableDoorbell, Status, StatusBoard
+from agent.lasts import Lasts
 from agent.mailboxes import Box, MediaBox, Reply
 from agent.messages import StateMessage, to_bytes
 from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
@@ -37,7 +38,8 @@ from agent.posting import row_packet
 from agent.reconnect import Reconnect
 from agent.settings import MqttSettings, NodeSettings
 from agent.status import LinkStatus
-from agent.topics import ECHO, EVENT_LAST, META, STATE, THUMB_LAST, Topics
+from agent.suspicion import Suspicion
+from agent.topics import ECHO, META, STATE, Topics
 from agent.ulid import new_ulid
 
 log = logging.getLogger(__name__)
@@ -46,12 +48,7 @@ WILL_DELAY_S = 10.0
 LOOK_S = 1.0
 """The outbox is looked at so often even when no bell rang."""
 
-SUSPECT_DEATHS = 2
-POISON_DEATHS = 5
-"""Connections that ended while one row was the oldest in flight: after 2 it is sent alone, after 5 it is given up."""
-
 TOO_LARGE = 0x95
-_LAST = {OutboxKind.EVENT: EVENT_LAST, OutboxKind.THUMB: THUMB_LAST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +116,9 @@ class Link:
         self._states: dict[str, Status | OutboxRow] = {}
         self._denied: dict[str, str] = {}
         self._told: tuple[str, tuple[str, ...]] | None = None
-        self._has_lasts = False
+        self._lasts = Lasts()
         self._epoch_is_checked = False
-        self._newest = dict.fromkeys(_LAST, 0)
-        self._suspect = (0, 0)  # seq, deaths
+        self._suspicion = Suspicion()
         statuses.wake(self.bell)
 
     def step(self, wait_s: float) -> None:
@@ -241,7 +237,7 @@ class Link:
         self._denied.clear()
         self._delivery.restart()
         self._answers.begin(connection)
-        self._has_lasts = False
+        self._lasts.begin()
         self._told = None
         waiting = self._statuses.all()
         self._tell_verdict()
@@ -271,24 +267,19 @@ class Link:
             failure,
             self._clock.boot_ns(),
             delivered_some=delivered_some,
-            has_suspect=self._suspect[1] > 0,
+            has_suspect=self._suspicion.deaths > 0,
         )
 
     def _note_death(self, connection: Connection) -> bool:
-        """Suspect the oldest unanswered row when connections keep ending on it; whether this one delivered any."""
-        oldest = self._delivery.oldest_in_flight
+        """Suspect an unanswered row when connections keep ending on it; whether this one delivered any."""
         delivered_some = self._delivery.delivered_some
-        blames_row = connection.closed_by is not None or connection.closed_silently
-        if oldest is None or not blames_row or connection.closed_by == TAKEN_OVER:
-            if oldest is None:
-                self._suspect = (0, 0)
-            return delivered_some
-        seq, deaths = self._suspect
-        deaths = deaths + 1 if seq == oldest else 1
-        if deaths >= POISON_DEATHS and self._delivery.in_flight == 1:
-            self._give_up(oldest, f"the broker ended {deaths} connections on this message")
-            deaths = 0
-        self._suspect = (oldest, deaths)
+        in_flight = [sent.row for sent in self._sent.values() if sent.row is not None]
+        if not in_flight:
+            self._suspicion.clear()
+        elif (connection.closed_by is not None or connection.closed_silently) and connection.closed_by != TAKEN_OVER:
+            given_up = self._suspicion.died(in_flight)
+            if given_up is not None:
+                self._give_up(given_up.seq, "the broker ended one connection after the other on this message")
         return delivered_some
 
     # -- sending
@@ -346,17 +337,22 @@ class Link:
         if (
             self._outbox is None
             or not self._echo.is_heard
-            or (self._suspect[1] >= SUSPECT_DEATHS and self._delivery.in_flight)
+            or (self._suspicion.must_go_alone and self._delivery.in_flight)
         ):
             return False
         try:
             row = self._delivery.next(self._outbox, self._clock.boot_ns())
+            # It may have been read before it was erased.
+            is_erased = row is not None and row.kind is OutboxKind.THUMB and self._outbox.is_erased(row.seq)
         except StorageError as error:
             log.debug("outbox: %s", error)
             self._drop_outbox()
             return False
         if row is None:
             return False
+        if is_erased:
+            self._delivery.settled(row.seq)
+            return True
         payload, properties = self._encode(row)
         topic = self._topics.of(row.kind)
         if self._is_too_large(connection, topic, payload, properties):
@@ -364,10 +360,7 @@ class Link:
             self._give_up(row.seq, f"too large: {len(payload)} bytes, the broker takes messages of {limit}")
             return True
         self._sent[connection.publish(topic, payload, properties=properties)] = _Sent(row=row)
-        last = _LAST.get(row.kind)
-        if last is not None and row.seq > self._newest[row.kind]:
-            self._newest[row.kind] = row.seq
-            self._states[last] = row
+        self._states.update(self._lasts.sent(row))
         return True
 
     def _is_too_large(
@@ -404,11 +397,10 @@ class Link:
             else:
                 self._denied.pop(sent.topic, None)
             return
+        self._suspicion.answered(sent.row)
         seq = sent.row.seq
         nobody = ack.code == NO_SUBSCRIBER and self._settings.require_subscriber
         if ack.code < 0x80 and not nobody:
-            if seq == self._suspect[0]:
-                self._suspect = (0, 0)
             self._delivery.settled(seq)
             self._acks.put(Ack(seq, delivered=True))
             self.status = replace(self.status, delivered=self.status.delivered + 1)
@@ -429,19 +421,14 @@ class Link:
     # -- the outbox
 
     def _open_outbox(self) -> None:
-        """Have a reader, and once per connection say the newest event and picture."""
+        """Have a reader, and the newest event and picture stand at the broker."""
         try:
             if self._outbox is None:
                 self._outbox = self._make_outbox()
                 self._epoch_is_checked = False
             if not self._epoch_is_checked:
                 self._enter_epoch(self._outbox.epoch)
-            if not self._has_lasts:
-                for row in (self._outbox.newest_event(), self._outbox.newest_thumb()):
-                    if row is not None:
-                        self._newest[row.kind] = max(row.seq, self._newest[row.kind])
-                        self._states[_LAST[row.kind]] = row
-                self._has_lasts = True
+            self._states.update(self._lasts.look(self._outbox, self._clock.boot_ns()))
         except StorageError as error:
             log.debug("outbox: %s", error)
             self._drop_outbox()
@@ -452,9 +439,8 @@ class Link:
             log.warning("the ledger is a new one: epoch %s after %s", epoch, self._epoch)
             self._delivery.forget()
             self._sent = {mid: sent for mid, sent in self._sent.items() if sent.row is None}
-            self._suspect = (0, 0)
-            self._newest = dict.fromkeys(_LAST, 0)
-            self._has_lasts = False
+            self._suspicion.clear()
+            self._lasts.forget()
         self._epoch = epoch
         self._epoch_is_checked = True
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import Mosquitto, Subscriber, requires_mosquitto
+from broker import Mosquitto, Subscriber, requires_mosquitto, until
 from link_fixtures import Desk, check_message, ulid
 
 from agent.clock import read
 from agent.disk import Disk
-from agent.ledger import Ledger, LedgerReader, Revision
+from agent.ledger import ClipRow, Ledger, LedgerReader, Revision
 from agent.model import Ack, Event, EventKind, Moment, Phase, Thumbnail
+from agent.ring import erase
 
 pytest_plugins = ["closing"]
 
@@ -31,10 +32,10 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 class LedgerDesk(Desk):
     """A desk whose storage is the real ledger."""
 
-    def __init__(self, port: int, directory: Path) -> None:
+    def __init__(self, port: int, directory: Path, **settings: object) -> None:
         self.directory = directory
         self.ledger = Ledger(Disk(), directory, node="entrance")
-        super().__init__(port)
+        super().__init__(port, **settings)  # type: ignore[arg-type]
 
     def open_outbox(self) -> LedgerReader:
         return LedgerReader(self.directory)
@@ -63,6 +64,87 @@ class LedgerDesk(Desk):
         )
         self.ledger.store_events([Revision(event, None, moment.t_ns)], read(self.clock))
         self.link.bell.ring()
+
+    def erase_clip_of(self, number: int) -> None:
+        """What `clips erase` does, of a clip that shows event number."""
+        (self.directory / "clips").mkdir(exist_ok=True)
+        clip = ClipRow(
+            *(0, ulid(number), f"{ulid(number)}.mp4", "final", False, self.clock.boot_id, 0, 10**9, 0),
+            *(True, 0, 10, 1000, "0" * 64, (), (ulid(number),)),
+        )
+        self.ledger.store_clip(clip, read(self.clock))
+        erase(Disk(), self.directory, self.ledger, [clip], read(self.clock))
+
+
+def shown(port: int) -> bytes:
+    """What a page that opens now sees as the last picture; b"" for none."""
+    page = Subscriber(port, checked=False)
+    page.say("said", b"after what is retained")
+
+    def came() -> bool:
+        page.wait_a_moment()
+        return bool(page.of("said"))
+
+    until(came, "what is retained comes first")
+    page.close()
+    return next((message.payload for message in page.of("/thumb/last")), b"")
+
+
+def test_an_erased_picture_no_longer_stands_at_the_broker(broker: Mosquitto, tmp_path: Path) -> None:
+    subscriber = Subscriber(broker.port, "edgecam/#")
+    desk = LedgerDesk(broker.port, tmp_path)
+    desk.ledger.open(None, read(desk.clock))
+    for number in (1, 2):
+        desk.happen(number, JPEG)
+        desk.step_until(lambda: desk.ledger.load.rows == 0)
+    desk.step_until(lambda: ulid(2).encode() in shown(broker.port))
+    desk.erase_clip_of(2)
+    desk.clock.move(1.1)
+    desk.step_until(lambda: ulid(1).encode() in shown(broker.port), "the picture before it stands there")
+    desk.erase_clip_of(1)
+    desk.clock.move(1.1)
+    desk.step_until(lambda: shown(broker.port) == b"", "no picture stands there")
+    desk.link.close(1)
+    desk.ledger.close()
+    subscriber.close()
+
+
+def test_a_picture_erased_while_the_node_was_away_is_taken_back_when_it_connects(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    subscriber = Subscriber(broker.port, "edgecam/#")
+    desk = LedgerDesk(broker.port, tmp_path)
+    desk.ledger.open(None, read(desk.clock))
+    desk.happen(1, JPEG)
+    desk.step_until(lambda: desk.ledger.load.rows == 0 and ulid(1).encode() in shown(broker.port))
+    desk.link.close(1)
+    desk.erase_clip_of(1)
+    desk.ledger.close()
+    again = LedgerDesk(broker.port, tmp_path)
+    again.ledger.open(None, read(again.clock))
+    again.step_until(lambda: shown(broker.port) == b"")
+    again.link.close(1)
+    again.ledger.close()
+    subscriber.close()
+
+
+def test_a_picture_that_was_read_and_then_erased_is_not_sent(broker: Mosquitto, tmp_path: Path) -> None:
+    subscriber = Subscriber(broker.port, "edgecam/#")
+    desk = LedgerDesk(broker.port, tmp_path, drain_per_s=1)
+    desk.ledger.open(None, read(desk.clock))
+    for number in (1, 2, 3):
+        desk.happen(number, JPEG)
+    desk.step_until(lambda: len(subscriber.of("/event")) == 1 and desk.link._delivery._page, "the rest was read")
+    desk.erase_clip_of(2)
+    while desk.ledger.load.rows:
+        desk.clock.move(1.1)
+        desk.step()
+    desk.step_until(lambda: len(subscriber.of("/event")) == 3 and subscriber.of("/loss"))
+    assert {m.properties["event_id"] for m in subscriber.of("/thumb")} == {ulid(1), ulid(3)}
+    assert not [m for m in subscriber.of("/thumb/last") if ulid(2).encode() in m.payload]
+    desk.link.close(1)
+    desk.ledger.close()
+    subscriber.close()
 
 
 def test_events_and_pictures_of_the_ledger_arrive_and_are_marked(broker: Mosquitto, tmp_path: Path) -> None:

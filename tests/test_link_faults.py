@@ -382,18 +382,24 @@ def test_mosquitto_shows_two_nodes_with_one_id(start: Start) -> None:
     theirs.link.close(0.1)
 
 
-def test_a_message_that_kills_each_connection_is_set_aside() -> None:
+@pytest.mark.parametrize(("size", "most"), [(10, 5), (30_000, 3)], ids=["small", "large"])
+def test_a_message_that_kills_each_connection_is_set_aside(size: int, most: int) -> None:
+    """A large one within three connections: brokers of 3.1.1 do not say how much they take, they hang up."""
+    deaths = 0
+
     def serve(sock: socket.socket, _: int) -> None:
+        nonlocal deaths
         read_packet(sock)
         sock.sendall(CONNACK_5)
         while packet := read_packet(sock):
             if b"poison" in packet:
+                deaths += b"/last" not in packet
                 return  # as brokers do that hang up on what they do not like
             sock.sendall(b"\x40\x02" + packet_id(packet))
 
     with fake_broker(serve) as port:
         desk = Desk(port)
-        for number, thumb in enumerate((b"good", b"poison", b"good", b"good"), 1):
+        for number, thumb in enumerate((b"good", b"poison" * (size // 6 + 1), b"good", b"good"), 1):
             desk.outbox.event(number, thumb=thumb)
         end_s = time.monotonic() + DEADLINE_S
         while desk.outbox.owed:
@@ -404,6 +410,7 @@ def test_a_message_that_kills_each_connection_is_set_aside() -> None:
         poison = [ack for ack in desk.acks if ack.poison]
         assert [ack.seq for ack in poison] == [4]
         assert "ended" in poison[0].reason
+        assert deaths == most
         assert sorted(desk.delivered) == [1, 2, 3, 5, 6, 7, 8]
         desk.link.close(0.1)
 
