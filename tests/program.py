@@ -32,7 +32,7 @@ height = 0.6
 """Somebody hurries by from 3 to 4.5 s of every 6, again and again: events come soon and end soon."""
 
 
-def write_settings(directory: Path, port: int, **more: dict[str, Any]) -> Path:
+def write_settings(directory: Path, port: int, **more: Any) -> Path:
     """agent.toml for a small quick node below directory; more: sections to add or change."""
     scene = directory / "quick.toml"
     scene.write_text(QUICK_SCENE)
@@ -45,7 +45,7 @@ def write_settings(directory: Path, port: int, **more: dict[str, Any]) -> Path:
         "health": {"interval_s": 1.0},
     }
     for section, values in more.items():
-        tree[section] = {**tree.get(section, {}), **values}
+        tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
     path = directory / "agent.toml"
     path.write_text(tomlkit.dumps(tree), encoding="utf-8")
     return path

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from broker import Mosquitto, Subscriber, requires_mosquitto, until
-from contract import complaints
+from contract import complaints, headers
 from jsonschema import Draft7Validator
 from program import camera_agent
 from stepped import SteppedNode
@@ -103,6 +103,21 @@ def test_the_asyncapi_projects_own_parser_finds_no_error() -> None:
     assert f"{len(CHANNELS)} channels, {len(CHANNELS)} operations, 0 errors" in done.stdout
     wrong = json.dumps(asyncapi()).replace('"action": "send"', '"action": "shout"', 1)
     assert parse(wrong).returncode == 1, "the parser would have noticed"
+
+
+def test_every_capture_in_the_document_is_what_the_node_sends_now() -> None:
+    shown = []
+    for line in (TESTS.parent / "docs" / "MQTT.md").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("edgecam/v1/ward-12/entrance/"):
+            continue
+        topic, _, rest = line.partition(" ")
+        shown.append(topic.split("/", 4)[4])
+        if rest.startswith("r0 "):  # a picture, by what is said of it
+            about = dict(word.split(":", 1) for word in rest.split() if ":" in word)
+            assert not list(headers().iter_errors(about)), line
+            continue
+        assert not complaints(topic, rest.encode(), {}, ""), "take it anew: scripts/test-browser --document"
+    assert set(shown) == {"state", "meta", "health", "event", "thumb", "clip", "loss", "rsp/me"}
 
 
 SCENARIOS = {

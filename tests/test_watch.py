@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from broker import DEADLINE_S, Mosquitto, free_port, requires_mosquitto, until
+from broker import DEADLINE_S, Mosquitto, Subscriber, free_port, requires_mosquitto, until
+from command_fixtures import Bench
 from link_fixtures import BASE, EPOCH, TIME, Desk, MemoryOutbox, ulid
 from link_fixtures import META as PLAIN_META
 
@@ -252,6 +256,47 @@ def test_it_comes_back_to_a_broker_that_was_away(broker: Mosquitto) -> None:
     program.communicate(timeout=DEADLINE_S)
     assert program.returncode == 130
     desk.link.close(0.1)
+
+
+@requires_mosquitto
+@pytest.mark.broker
+def test_what_a_broker_dropped_is_asked_of_the_node_and_shown(
+    start: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    # For a slow reader this broker keeps 20 messages and drops the rest, which it has acknowledged.
+    broker = start(extra=["max_inflight_messages 10", "max_queued_messages 10"])
+    bench = Bench(tmp_path / "node", broker.port)
+    bench.connect()
+    program = start_watch("--port", str(broker.port), "--host", "127.0.0.1", "--json")
+    printed = b""
+
+    def lines() -> list[dict[str, Any]]:
+        nonlocal printed
+        assert program.stdout is not None
+        while select.select([program.stdout], [], [], 0)[0]:
+            piece = os.read(program.stdout.fileno(), 65_536)
+            assert piece, "the program ended"
+            printed += piece
+        return [json.loads(line) for line in printed.rpartition(b"\n")[0].splitlines()]
+
+    def shown() -> set[int]:
+        return {line["message"]["seq"] for line in lines() if line["type"] == "event"}
+
+    bench.add_event(1)
+    bench.until(lambda: bench.clock.move(0.1) or 1 in shown(), "the first event is shown")
+    program.send_signal(signal.SIGSTOP)
+    desk = Subscriber(broker.port)
+    for number in range(2, 40):
+        bench.add_event(number)
+        bench.until(lambda seq=number: bench.link.status.delivered >= seq, "taken by the broker")
+    program.send_signal(signal.SIGCONT)
+    bench.add_event(40)
+    bench.until(lambda: shown() == set(range(1, 41)), "every event is shown")
+    assert any(line["type"] == "gap" and line["missing"] for line in lines())
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=DEADLINE_S)
+    desk.close()
+    bench.close()
 
 
 @pytest.mark.parametrize(
