@@ -77,6 +77,29 @@ reach() { systemd-run -q --wait --pipe --collect "$@" python3 -c 'import socket;
 expect "the site drop-in lets the broker's address through" reach -p IPAddressDeny=any -p IPAddressAllow=127.0.0.1
 if reach -p IPAddressDeny=any -p IPAddressAllow=192.0.2.1; then fail "IPAddressDeny is not enforced"; else pass "the site drop-in denies other addresses"; fi
 
+# --- the system's drop-ins, each in force and each to be left out
+expect "the journal is limited: $(journalctl -u systemd-journald -o cat --no-pager | grep -o 'max [0-9.]*M' | tail -1)" bash -c 'journalctl -u systemd-journald -o cat --no-pager | tail -2 | grep -Eq "max (32|64)(\.0)?M"'
+expect "the hardware watchdog is asked for 14 s" [ "$(systemctl show --property=RuntimeWatchdogUSec --value)" = 14s ]
+at=$(apt-config dump | sed -n 's/^Unattended-Upgrade::Automatic-Reboot-Time "\(.*\)";/\1/p')
+expect "a security update reboots this node at $at" grep -Eq '^0[23]:[0-5][0-9]$' <<< "$at"
+$P/bundle/scripts/install --without journald,watchdog,updates > /rig/out/without.log 2>&1 || fail "install --without: $(cat /rig/out/without.log)"
+expect "each can be left out" bash -c '! ls /etc/systemd/journald.conf.d/50-camera-agent.conf /etc/systemd/system.conf.d/50-camera-agent.conf /etc/apt/apt.conf.d/52camera-agent 2>/dev/null | grep .'
+expect "and the watchdog is then asked for nothing" [ "$(systemctl show --property=RuntimeWatchdogUSec --value)" != 14s ]
+$P/bundle/scripts/install > /rig/out/with.log 2>&1 || fail "install again: $(cat /rig/out/with.log)"
+expect "and put back" [ -e /etc/systemd/journald.conf.d/50-camera-agent.conf ]
+# the relax drop-in, whole: the node runs with it, and it gives what it says
+share=/opt/camera-agent/current/share/camera-agent
+cp $share/systemd/drop-ins/relax.conf /etc/systemd/system/camera-agent.service.d/50-relax.conf
+install -d /run/systemd/system/camera-agent-probe.service.d && cp $share/systemd/drop-ins/relax.conf /run/systemd/system/camera-agent-probe.service.d/
+sed -i 's/probe.py sandbox/probe.py relaxed/' /run/systemd/system/camera-agent-probe.service
+systemctl daemon-reload; systemctl restart $UNIT
+expect_within 20 "with the relax drop-in it runs" sees 'frames [1-9]'
+: > /rig/out/probe; systemctl start camera-agent-probe.service; grep -E '^(PASS|FAIL)' /rig/out/probe || fail "relaxed probe: $(tail -3 /rig/out/probe.err)"
+FAILS=$((FAILS + $(grep -c '^FAIL' /rig/out/probe)))
+expect "its exposure then: $(systemd-analyze security --no-pager $UNIT | grep -o 'level.*: [0-9.]*')" true
+rm -rf /etc/systemd/system/camera-agent.service.d/50-relax.conf /run/systemd/system/camera-agent-probe.service.d
+systemctl daemon-reload; systemctl restart $UNIT
+
 # --- upgrades
 upgrade() { camera-agent-upgrade "$@" --stable 4 > /rig/out/upgrade.log 2>&1; }
 well() { is_ready && sees 'frames [1-9].*broker connected'; }
