@@ -1,4 +1,4 @@
-"""What commands ask of the disk: audit rows, pins, erasures, small state files. Works in the storage thread only."""
+"""What commands ask of the disk: audit rows, pins, erasures, small files, a package. Works in the storage thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from agent import audit
 from agent.audit import AuditRow
 from agent.clock import Now
-from agent.disk import Disk
+from agent.disk import Disk, OpenFile
 from agent.errors import StorageError
 from agent.ledger import Ledger
 from agent.ledger_reader import ClipRow
@@ -25,8 +25,21 @@ Action = Literal["", "protect", "release", "erase"]
 
 
 @dataclass(frozen=True, slots=True)
+class PackagePiece:
+    """A piece of the package at path, from offset on. It has that name only once the last piece is on the disk.
+
+    end: last: whole after this one; drop: nothing of it is kept.
+    """
+
+    path: Path
+    offset: int
+    content: bytes = field(repr=False)
+    end: Literal["", "last", "drop"] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Errand:
-    """One thing to do, in this order: the row, the file (name in the node's directory, content), the action.
+    """One thing to do, in this order: the row, the file (name in the node's directory, content), piece, action.
 
     ticket: given back in the Done; 0: nobody waits for it.
     """
@@ -36,6 +49,7 @@ class Errand:
     file: tuple[str, bytes] | None = field(default=None, repr=False)
     action: Action = ""
     clip_id: str = ""
+    piece: PackagePiece | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,7 @@ class Errands:
         self._directory = directory
         self._ledger = ledger
         self._desk = desk
+        self._package: OpenFile | None = None
 
     def step(self, now: Now, *, unavailable: str = "") -> bool:
         """Do up to PER_STEP errands; whether rows were written. The ledger's StorageError is raised after answering.
@@ -92,6 +107,8 @@ class Errands:
             if errand.file is not None:
                 name, content = errand.file
                 self._disk.write_whole(self._directory / name, content)
+            if errand.piece is not None:
+                self._store(errand.piece)
             done = self._act(errand, now) if errand.action else Done(errand.ticket)
         except StorageError as error:
             done = Done(errand.ticket, "unavailable", str(error))
@@ -111,6 +128,29 @@ class Errands:
         protect(self._ledger, [clip.id], now, is_protected=errand.action == "protect")
         log.info("clip %s %s by command", clip.id, "protected" if errand.action == "protect" else "released")
         return Done(errand.ticket)
+
+    def _store(self, piece: PackagePiece) -> None:
+        """Piece by piece under a hidden name, each synced, so that no single sync holds up recording."""
+        part = piece.path.with_name(f".{piece.path.name}.part")
+        if piece.offset == 0 or piece.end == "drop":
+            if self._package is not None:
+                self._disk.close(self._package)
+                self._package = None
+            self._disk.remove(part)
+        if piece.end == "drop":
+            return
+        if self._package is None:
+            self._package = self._disk.create(part)
+        if self._package.length != piece.offset:
+            raise StorageError("write", part, f"{self._package.length} bytes are there, the next are {piece.offset}")
+        self._disk.append(self._package, piece.content)
+        self._disk.datasync(self._package)
+        if piece.end == "last":
+            self._disk.sync(self._package)
+            self._disk.close(self._package)
+            self._package = None
+            self._disk.rename(part, piece.path)
+            self._disk.sync_directory(piece.path.parent)
 
     def _clip(self, clip_id: str) -> ClipRow | None:
         found = [clip for clip in self._ledger.clips(state="final") if clip.id == clip_id]

@@ -22,6 +22,7 @@ MAGIC = b"camera-agent package 1\n"
 NAME = "camera-agent"
 ANY_MACHINE = "any"
 MAX_LINE_BYTES = 4096
+MAX_HEAD_BYTES = len(MAGIC) + 2 * MAX_LINE_BYTES
 MAX_PAYLOAD_BYTES = 2**30
 PIECE_BYTES = 2**20
 
@@ -84,14 +85,11 @@ def seal(out: BinaryIO, payload: BinaryIO, version: str, machine: str, private_k
     return about
 
 
-def admit(
-    package: BinaryIO, payload: BinaryIO, *, public_keys_pem: bytes, trusted: str, machine: str, older: bool = False
-) -> About:
-    """Copy the payload of a package that may be installed to payload; else PackageRefusedError.
+def read_head(package: BinaryIO, *, public_keys_pem: bytes, trusted: str, machine: str, older: bool = False) -> About:
+    """What the first lines of a package say, if it may be installed; else PackageRefusedError.
 
     public_keys_pem: one or more keys; one of them must have signed. trusted: the version in use, which the package's
-    must exceed (older: need only differ). What is hashed is what is copied, so nobody can exchange it in between.
-    On refusal payload holds bytes of no worth.
+    must exceed (older: need only differ). The payload follows; it has been looked at by nobody.
     """
     head = package.read(len(MAGIC))
     if head != MAGIC:
@@ -108,6 +106,18 @@ def admit(
         raise PackageRefusedError(f"version {about.version} is not newer than {trusted}", hint="see --older")
     if not 0 < about.bytes <= MAX_PAYLOAD_BYTES:
         raise PackageRefusedError(f"its payload says it has {about.bytes} bytes")
+    return about
+
+
+def admit(
+    package: BinaryIO, payload: BinaryIO, *, public_keys_pem: bytes, trusted: str, machine: str, older: bool = False
+) -> About:
+    """Copy the payload of a package that may be installed to payload; else PackageRefusedError.
+
+    Arguments as of read_head(). What is hashed is what is copied, so nobody can exchange it in between. On refusal
+    payload holds bytes of no worth.
+    """
+    about = read_head(package, public_keys_pem=public_keys_pem, trusted=trusted, machine=machine, older=older)
     digest, left = hashlib.sha256(), about.bytes
     while left:
         piece = package.read(min(left, PIECE_BYTES))

@@ -135,6 +135,26 @@ class ClipPutArgs(_Request):
     )
 
 
+Version = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$", examples=["1.4.0"])]
+PackageUrl = Annotated[
+    str, Field(min_length=8, max_length=4096, examples=["https://packages.example.org/camera-agent-1.4.0.package"])
+]
+
+
+class OfferArgs(_Request):
+    version: Version = Field(description="Shown as the latest version until another is offered.")
+    url: PackageUrl = Field(description="Where its package is, on a host of commands.package_hosts.")
+    notes: str = Field("", max_length=255, description="What is new, in a line, for people.")
+
+
+class UpdateArgs(_Request):
+    version: Version | None = Field(None, description="To be installed; null: the one that was offered.")
+    url: PackageUrl | None = Field(None, description="Where its package is; null: as it was offered.")
+    percent: float = Field(
+        100, gt=0, le=100, description="Only if this node is among so many percent of all, drawn by version and id."
+    )
+
+
 class RecordArgs(_Request):
     duration_s: float = Field(30, ge=1, le=300, description="Seconds to record, beside pre-roll and post-roll.")
 
@@ -181,6 +201,8 @@ VERBS: dict[str, type[BaseModel]] = {
     "disarm": NoArgs,
     "set": SetArgs,
     "test-event": NoArgs,
+    "update.offer": OfferArgs,
+    "update": UpdateArgs,
     "restart": NoArgs,
 }
 """Verb -> the model of its args."""
@@ -196,6 +218,8 @@ ACTING = frozenset(
         "disarm",
         "set",
         "test-event",
+        "update.offer",
+        "update",
         "restart",
     }
 )
@@ -226,6 +250,7 @@ Code = Literal[
     "protected",
     "unavailable",
     "interrupted",
+    "refused",
     "failed",
 ]
 
@@ -295,4 +320,36 @@ class ConfigReported(BaseModel):
     time: Time = Field(description="When it was said.")
 
 
-REPLIES: dict[str, type[BaseModel]] = {"rsp": Response, "config/reported": ConfigReported}
+class TrialBody(BaseModel):
+    """How the last update ended."""
+
+    version: str = Field(description="Of the package; empty where it could not be read.", examples=["1.4.0"])
+    verdict: Literal["accepted", "failed", "interrupted", "refused"] = Field(
+        description="failed: it was not healthy, the version before is back. refused: it was never unpacked."
+    )
+    why: str = Field(description="What was wrong, for people.", examples=["it never said READY"])
+    time: Time = Field(description="When it ended.")
+
+
+class UpdateReported(BaseModel):
+    """`B/update`, retained: the agent's version, what it was offered, and what became of the last update."""
+
+    v: int = Field(VERSION, description="Version of the payload.")
+    installed: str = Field(description="Version that runs.", examples=["1.3.2"])
+    latest: str = Field(description="The newest version that it knows of.", examples=["1.4.0"])
+    notes: str = Field("", description="What is new in it, for people.")
+    possible: bool = Field(description="Whether this node can be updated so: it was installed by scripts/install.")
+    phase: Literal["idle", "fetching", "handed-over", "on-trial"] = Field(
+        description="handed-over: root verifies and unpacks it. on-trial: it runs, and is kept only if it is well."
+    )
+    percent: int | None = Field(None, ge=0, le=100, description="Of the package fetched; null unless fetching.")
+    tries: int = Field(ge=0, description="Updates begun on this node, ever.", examples=[3])
+    last: TrialBody | None = Field(None, description="The last update; null: none yet.")
+    time: Time = Field(description="When it was said.")
+
+
+REPLIES: dict[str, type[BaseModel]] = {
+    "rsp": Response,
+    "config/reported": ConfigReported,
+    "update": UpdateReported,
+}

@@ -203,6 +203,11 @@ class CommandSettings(_Section):
         max_length=16,
         description="Where clip.put may send clips to: https://s3.example.org, http://10.0.0.2:9000.",
     )
+    package_hosts: list[Origin] = Field(
+        [],
+        max_length=16,
+        description="Where update may fetch signed packages from: https://packages.example.org, http://10.0.0.2:8000.",
+    )
     live_max_fps: float = Field(5, gt=0, le=30, description="Live: frames per second at most.")
     live_max_width: int = Field(1280, ge=64, le=4096, description="Live: pixels at most.")
     live_max_kbps: int = Field(2000, ge=50, le=50_000, description="Live: kbit/s at most.")

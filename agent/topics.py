@@ -47,6 +47,7 @@ XFER = "xfer"
 LIVE = "live"
 CONFIG_DESIRED = "config/desired"
 CONFIG_REPORTED = "config/reported"
+UPDATE = "update"
 ECHO = "echo"
 """Said and heard by the node itself, once per connection, where a broker does not tell what it denies."""
 

@@ -36,8 +36,8 @@ TRIES = 5
 ANSWER_BYTES = 4096
 
 
-def allowed(url: str, hosts: list[str]) -> str:
-    """Why url may not be written to; empty when it may. hosts: origins, as commands.upload_hosts."""
+def allowed(url: str, hosts: list[str], setting: str = "commands.upload_hosts") -> str:
+    """Why url may not be called; empty when it may. hosts: the origins that the setting names."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -50,13 +50,13 @@ def allowed(url: str, hosts: list[str]) -> str:
     if parts.username is not None or parts.password is not None:
         return "the URL should carry no user name"
     if not hosts:
-        return "commands.upload_hosts of this node names no store"
+        return f"{setting} of this node names nobody"
     given = (parts.scheme, parts.hostname.lower(), port or _port(parts.scheme))
     for host in hosts:
         origin = urlsplit(host)
         if given == (origin.scheme, (origin.hostname or "").lower(), origin.port or _port(origin.scheme)):
             return ""
-    return f"commands.upload_hosts of this node does not name {parts.scheme}://{parts.hostname[:80]}:{given[2]}"
+    return f"{setting} of this node does not name {parts.scheme}://{parts.hostname[:80]}:{given[2]}"
 
 
 def _port(scheme: str) -> int:

@@ -22,6 +22,6 @@ footprint > /rig/out/after
 comm -3 /rig/out/before /rig/out/after > /rig/out/left
 expect "uninstall --purge leaves nothing: $(head -3 /rig/out/left | xargs)" [ ! -s /rig/out/left ]
 expect "and no user" bash -c '! getent passwd camera-agent'
-expect "no failed units" [ -z "$(systemctl --failed --plain --no-legend 'camera-agent*')" ]
+expect "no failed units" [ -z "$(systemctl list-units --state=failed --plain --no-legend 'camera-agent*')" ]
 echo "$FAILS" > /rig/out/fails
 systemctl --no-block exit "$((FAILS > 0))"
