@@ -39,6 +39,7 @@ from agent.requests import (
 )
 from agent.settings import Settings
 from agent.status import CommandsStatus
+from agent.updates import Updates
 from agent.verbs import Verbs, args_of
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Commands:
         self._in_progress: set[tuple[str, str]] = set()
         self._recent: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self.configuring: Configuring | None = None
+        self._updates: Updates | None = None
         self._desired: RawCommand | None = None
         self._listing = LISTED_BURST
         self._listed_ns = self.beat_ns
@@ -117,6 +119,8 @@ class Commands:
         self._run_jobs(now)
         self._show_pictures(now)
         self._configure(now)
+        if self._updates is not None:
+            self._updates.step(now)
         self.status = replace(
             self.status, dropped=self._mail.commands.dropped, live_frames=self._pictures.live_frames
         )
@@ -164,13 +168,21 @@ class Commands:
 
     def write(self, file: tuple[str, bytes], then: Callable[[Done], None]) -> bool:
         """A file of the node's directory, written by the storage thread; then(done) in a later step."""
+        row = AuditRow("", "", "config/desired", "written", is_refusal=True)
+        return self.errand(Errand(0, row, file), then)
+
+    def errand(self, errand: Errand, then: Callable[[Done], None]) -> bool:
+        """For the storage thread; then(done) in a later step. False when it has too much to do."""
         ticket = self.ticket()
         self._waiting[ticket] = then
-        row = AuditRow("", "", "config/desired", "written", is_refusal=True)
-        if self._mail.errands.to_storage.put(Errand(ticket, row, file)):
+        if self._mail.errands.to_storage.put(replace(errand, ticket=ticket)):
             return True
         del self._waiting[ticket]
         return False
+
+    def serve_updates(self, updates: Updates) -> None:
+        """Before the first step. Without, `update` is answered `unavailable`."""
+        self._updates = self._verbs.updates = updates
 
     # -- admission
 

@@ -35,6 +35,7 @@ from agent.settings import Settings
 from agent.storage import Storage
 from agent.topics import CMD, CONFIG_DESIRED, META
 from agent.ulid import new_ulid
+from agent.updates import Updates
 from agent.vision import Vision
 
 log = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ class Node:
             want_still=camera.want_still if isinstance(camera, TakesStills) else None,
             arming=self.arming,
         )
+        self.commands.serve_updates(Updates(settings, self.statuses, clock, post=self.commands.errand))
         if configuration is not None:
             self.commands.configuring = Configuring(
                 configuration.state,

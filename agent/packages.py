@@ -46,6 +46,7 @@ class Fetch:
 
     judge: reads the head and returns what it says, or raises PackageRefusedError. store: a piece for the storage
     thread and what to do when it is written; False when there is no room for it now. free_bytes: of path's disk.
+    ended: called once, with the outcome, or None when it was given up.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Fetch:
         judge: Callable[[BinaryIO], About],
         store: Callable[[PackagePiece, Callable[[Done], None]], bool],
         free_bytes: Callable[[], int],
+        ended: Callable[[Outcome | None], None],
         backoff: Backoff,
         context: ssl.SSLContext | None = None,
     ) -> None:
@@ -67,8 +69,10 @@ class Fetch:
         self._judge = judge
         self._store = store
         self._free_bytes = free_bytes
+        self._ended = ended
         self._backoff = backoff
         self._context = context
+        self._connection: http.client.HTTPConnection | None = None
         self._response: http.client.HTTPResponse | None = None
         self._digest = hashlib.sha256()
         self._about: About | None = None
@@ -87,11 +91,14 @@ class Fetch:
         return 100 * (self._stored + len(self._pending)) // self._total if self._total else 0
 
     def step(self, now_ns: int) -> Outcome | None:
-        if self._outcome is not None or self._is_storing or now_ns < self._try_ns:
-            return self._outcome
+        if self._outcome is None and not self._is_storing and now_ns >= self._try_ns:
+            self._outcome = self._work(now_ns)
+        return self._outcome
+
+    def _work(self, now_ns: int) -> Outcome | None:
         if len(self._pending) >= PIECE_BYTES or (self._total and self._received == self._total):
             self._put()
-            return self._outcome
+            return None
         try:
             return self._read(now_ns)
         except PackageRefusedError as error:
@@ -119,13 +126,21 @@ class Fetch:
         if self._about is None:
             self._pending += content
             return self._take_head()
+        self._keep(content)
+        return None
+
+    def _keep(self, content: bytes) -> None:
+        """Payload: counted, hashed, kept for the disk."""
         if self._received + len(content) > self._total:
             raise PackageRefusedError("something follows its payload")
         self._digest.update(content)
         self._pending += content
-        if self._received == self._total and self._digest.hexdigest() != self._about.sha256:
+        if (
+            self._about is not None
+            and self._received == self._total
+            and self._digest.hexdigest() != self._about.sha256
+        ):
             raise PackageRefusedError("its sha256 does not match: damaged on the way")
-        return None
 
     def _take_head(self) -> Outcome | None:
         if self._pending.count(b"\n") < 3 and len(self._pending) < MAX_HEAD_BYTES:
@@ -137,14 +152,8 @@ class Fetch:
             words = f"needs {wanted_bytes / 2**20:,.0f} MB of disk, {free_bytes / 2**20:,.0f} are free"
             return failure("unavailable", words)
         self._about, self._total = about, head.tell() + about.bytes
-        payload, self._pending = self._pending[head.tell() :], self._pending[: head.tell()]
-        # From here on as all that comes: counted, hashed, kept.
-        if self._received + len(payload) > self._total:
-            raise PackageRefusedError("something follows its payload")
-        self._digest.update(payload)
-        self._pending += payload
-        if self._received == self._total and self._digest.hexdigest() != about.sha256:
-            raise PackageRefusedError("its sha256 does not match: damaged on the way")
+        payload, self._pending = bytes(self._pending[head.tell() :]), self._pending[: head.tell()]
+        self._keep(payload)
         return None
 
     def _begin(self, now_ns: int) -> Outcome | None:
@@ -155,17 +164,17 @@ class Fetch:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=STEP_WAIT_S, context=context)
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=STEP_WAIT_S)
+        self._connection = connection
         headers = {"Host": self._netloc, "Connection": "close"}
         if self._received:
             headers["Range"] = f"bytes={self._received}-"
         connection.request("GET", self._target, headers=headers)
-        response = connection.getresponse()
+        self._response = response = connection.getresponse()
         if response.status in (200, 206):
             # A server that knows no ranges begins anew; what is here already is passed over.
             self._skip = self._received if response.status == 200 else 0
-            self._response = response
             return None
-        response.close()
+        self._drop()
         words = f"{self._host} answered {response.status} {response.reason[:60]}"
         if 300 <= response.status < 400:
             return failure("forbidden", f"{words}: redirects are not followed", "/args/url")
@@ -206,10 +215,11 @@ class Fetch:
         return None
 
     def _drop(self) -> None:
-        response, self._response = self._response, None
-        if response is not None:
-            with contextlib.suppress(OSError):
-                response.close()
+        for opened in (self._response, self._connection):
+            if opened is not None:
+                with contextlib.suppress(OSError):
+                    opened.close()
+        self._response = self._connection = None
 
     def fate(self, fate: ChunkFate) -> None:
         """It sends nothing over MQTT."""
@@ -223,3 +233,4 @@ class Fetch:
         self._drop()
         if self._is_begun and (self._outcome is None or self._outcome.error is not None):
             self._store(PackagePiece(self._path, self._stored, b"", "drop"), lambda _: None)
+        self._ended(self._outcome)

@@ -346,10 +346,3 @@ class UpdateReported(BaseModel):
     tries: int = Field(ge=0, description="Updates begun on this node, ever.", examples=[3])
     last: TrialBody | None = Field(None, description="The last update; null: none yet.")
     time: Time = Field(description="When it was said.")
-
-
-REPLIES: dict[str, type[BaseModel]] = {
-    "rsp": Response,
-    "config/reported": ConfigReported,
-    "update": UpdateReported,
-}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from agent import __version__
 from agent.messages import JSON_PAYLOADS, ThumbProperties
-from agent.requests import VERBS, ConfigDesired, ConfigReported, Request, Response
+from agent.requests import VERBS, ConfigDesired, ConfigReported, Request, Response, UpdateReported
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """AsyncAPI's own schemas are draft 07 with additions; one draft for all documents."""
@@ -52,6 +52,8 @@ VERB_WORDS = {
     "set": "One thing that a person turns: at once, kept, without a restart.",
     "record": "An event of kind manual, and so a clip.",
     "test-event": "An event of kind test, to see the whole way to the screen.",
+    "update.offer": "A newer version is to be had: it is shown, not installed.",
+    "update": "The signed package is fetched, verified and tried; the version before returns if it is not well.",
     "restart": "The agent ends and systemd starts it again.",
 }
 
@@ -80,6 +82,7 @@ CHANNELS: tuple[Channel, ...] = (
     Channel("thumb/last", "The newest picture.", retained=True, payload="jpeg", headers=ThumbProperties),
     Channel("clip", "A clip became final."),
     Channel("loss", "Numbers that will not come, and why."),
+    Channel("update", "Which version runs, which is to be had, what became of the last update.", retained=True),
     Channel(
         "echo",
         "The node's self-test under MQTT 3.1.1: the id of the connection, said and heard by the node itself.",
@@ -113,6 +116,7 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "rsp/{client}": Response,
     "config/desired": ConfigDesired,
     "config/reported": ConfigReported,
+    "update": UpdateReported,
 }
 """Topic below the base, with its parameters in braces -> the JSON that stands there."""
 

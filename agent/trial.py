@@ -1,7 +1,8 @@
 """A new version on trial: which release is used, which is trusted, and when a trial is passed. Touches the disk door.
 
 Below the base directory: releases/VERSION, the links `current` (what runs) and `trusted` (what is known to be
-good), trial.json while a trial runs, tried.json with every version's attempts. At every moment a power cut leaves
+good), trial.json while a trial runs, tried.json with every version's attempts, outcome.json: how the last update
+ended, for the agent to say (agent/updates.py). At every moment a power cut leaves
 something that settle() turns into "current is trusted".
 """
 
@@ -11,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from agent.clock import SystemClock, rfc3339
 from agent.disk import Disk
 from agent.errors import CommandError, StorageError
 from agent.sdnotify import StatusLine
@@ -23,8 +25,12 @@ LIMIT_S = 180.0
 FRAMES_FRESH_S = 3.0
 """STATUS= comes once a second; frames that did not grow for so long have stopped."""
 
+MAX_WHY = 300
+
 INTERRUPTED = "interrupted"
 ACCEPTED = "accepted"
+REFUSED = "refused"
+FAILED = "failed"
 ON_TRIAL = "on trial"
 
 
@@ -62,8 +68,8 @@ class Releases:
         except TypeError:
             return Tried()
 
-    def begin(self, version: str, *, again: bool = False) -> None:
-        """version runs from the next start of the service on. CommandError if it may not be tried."""
+    def admit(self, version: str, *, again: bool = False) -> None:
+        """CommandError if version may not be tried; again: also after it failed or was cut too often."""
         if self._disk.size(self._base / "trial.json") is not None:
             raise CommandError("try", version, f"{self.on_trial()} is on trial", hint="camera-agent update --settle")
         before = self.tried(version)
@@ -71,6 +77,11 @@ class Releases:
             raise CommandError("try", version, f"it failed its trial: {before.verdict}", hint="--again tries anew")
         if not again and before.verdict == INTERRUPTED and before.attempts >= MAX_ATTEMPTS:
             raise CommandError("try", version, f"interrupted {before.attempts} times", hint="--again tries anew")
+
+    def begin(self, version: str, *, again: bool = False) -> None:
+        """version runs from the next start of the service on. CommandError as admit()."""
+        self.admit(version, again=again)
+        before = self.tried(version)
         # Counted before anything else: a version that takes the board down with it is counted too.
         self._note(version, Tried(before.attempts + 1, ON_TRIAL))
         self._disk.write_whole(self._base / "trial.json", json.dumps({"version": version}).encode())
@@ -108,9 +119,24 @@ class Releases:
         self.give_up(INTERRUPTED)
         return version or "an unknown version"
 
+    def tell(self, version: str, verdict: str, why: str) -> None:
+        """How an update ended. n: one more each time, so that the agent knows a new outcome from an old one."""
+        number = self._read("outcome.json").get("n")
+        tree = {
+            "n": (number if isinstance(number, int) else 0) + 1,
+            "version": version,
+            "verdict": verdict,
+            "why": why[:MAX_WHY],
+            "time": rfc3339(SystemClock().wall_ns()),
+        }
+        self._disk.write_whole(self._base / "outcome.json", json.dumps(tree).encode())
+        self._disk.let_all_read(self._base / "outcome.json")
+
     def _end(self, version: str | None, verdict: str) -> None:
         if version is not None:
             self._note(version, Tried(max(1, self.tried(version).attempts), verdict))
+            kind = verdict if verdict in (ACCEPTED, INTERRUPTED) else FAILED
+            self.tell(version, kind, "" if kind == ACCEPTED else verdict)
         self._disk.remove(self._base / "trial.json")
         self._disk.sync_directory(self._base)
 

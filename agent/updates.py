@@ -24,7 +24,7 @@ from agent import __version__
 from agent.backoff import Backoff
 from agent.clock import Clock, Now, rfc3339
 from agent.disk import Disk
-from agent.errands import Done, PackagePiece
+from agent.errands import Done, Errand
 from agent.errors import AgentError, StorageError
 from agent.handoffs import Status, StatusBoard
 from agent.jobs import Outcome, failure
@@ -48,8 +48,8 @@ HANDED_OVER_S = 1800.0
 """camera-agent-update.service ends after so long (TimeoutStartSec); a package that nobody took is then given up."""
 
 Phase = Literal["idle", "fetching", "handed-over", "on-trial"]
-Write = Callable[[tuple[str, bytes], Callable[[Done], None]], bool]
-StorePiece = Callable[[PackagePiece, Callable[[Done], None]], bool]
+Post = Callable[[Errand, Callable[[Done], None]], bool]
+"""An errand for the storage thread and what to do when it is done; False when there is no room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Known:
 
 
 class Updates:
-    """One running program's part in updates. write, store: errands for the storage thread, as Commands has them."""
+    """One running program's part in updates. post: as Commands.errand()."""
 
     def __init__(
         self,
@@ -80,8 +80,7 @@ class Updates:
         statuses: StatusBoard,
         clock: Clock,
         *,
-        write: Write,
-        store: StorePiece,
+        post: Post,
         places: Places | None = None,
         installed: str = __version__,
     ) -> None:
@@ -90,8 +89,7 @@ class Updates:
         self._ca_file = settings.mqtt.ca_file
         self._statuses = statuses
         self._clock = clock
-        self._write = write
-        self._store = store
+        self._post = post
         self._disk = Disk()
         self._places = places or Places()
         self._installed = installed
@@ -136,8 +134,9 @@ class Updates:
             url,
             self._places.incoming / f"{self._node.site}.{self._node.id}.package",
             judge=lambda head: self._judge(head, version),
-            store=self._store,
+            store=lambda piece, then: self._post(Errand(0, piece=piece), then),
             free_bytes=lambda: self._disk.free_bytes(self._places.incoming),
+            ended=self._fetched,
             backoff=Backoff(random.random),
             context=self._context() if url.startswith("https:") else None,
         )
@@ -153,11 +152,11 @@ class Updates:
 
         self._become(replace(self.known, tries=self.known.tries + 1), go_on, give_up)
 
-    def fetched(self, outcome: Outcome) -> None:
+    def _fetched(self, outcome: Outcome | None) -> None:
         """The download is over; from here on root has it, or nobody."""
         self._fetch = None
         self._look_ns = 0
-        if outcome.error is None:
+        if outcome is not None and outcome.error is None:
             self._handed_over_ns = self._clock.boot_ns()
 
     def _examined(self, args: UpdateArgs) -> tuple[Outcome | None, str, str]:
@@ -250,7 +249,7 @@ class Updates:
                 return 0, None
             return int(found.pop("n")), TrialBody.model_validate(found)
         except (StorageError, StrictJsonError, ValidationError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: %s", path, error)
+            log.debug("%s: %s", path, error)
             return 0, None
 
     # -- what is kept
@@ -275,5 +274,6 @@ class Updates:
             self._look_ns = 0
             go_on()
 
-        if not self._write((STATE_NAME, json.dumps(asdict(known)).encode()), written):
+        file = (STATE_NAME, json.dumps(asdict(known)).encode())
+        if not self._post(Errand(0, file=file), written):
             give_up(failure("busy", "the disk has too much to do; try again"))

@@ -28,11 +28,14 @@ from agent.requests import (
     ClipGetArgs,
     ClipPutArgs,
     ListArgs,
+    OfferArgs,
     RecordArgs,
     ReplayArgs,
     SetArgs,
+    UpdateArgs,
 )
 from agent.settings import Settings
+from agent.updates import Updates
 from agent.uploads import Upload, allowed
 
 A = TypeVar("A")
@@ -90,6 +93,8 @@ class Verbs:
             "disarm": lambda command: self._turn_arming(command, False),
             "set": self._set,
             "test-event": self._test_event,
+            "update.offer": self._offer_update,
+            "update": self._update,
             "restart": self._restart_node,
         }
         self._node = settings.node
@@ -105,6 +110,7 @@ class Verbs:
         self._turn = turn
         self._arming = arming
         self._turning = 0
+        self.updates: Updates | None = None
 
     def _ping(self, _: Command) -> Outcome:
         now = read(self._clock)
@@ -113,6 +119,25 @@ class Verbs:
 
     def _test_event(self, _: Command) -> Outcome:
         return Outcome({"event_id": self._post_test()})
+
+    def _offer_update(self, command: Command) -> Outcome | None:
+        if self.updates is None:
+            return failure("unavailable", "this program is not updated so")
+        self.updates.offer(args_of(command, OfferArgs), lambda outcome: self._desk.finish(command, outcome))
+        return None
+
+    def _update(self, command: Command) -> Outcome | None:
+        if self.updates is None:
+            return failure("unavailable", "this program is not updated so")
+
+        def start(job: Job) -> None:
+            refused = self._desk.start(self._desk.ticket(), command, job)
+            if refused is not None:
+                self._desk.finish(command, refused)
+
+        args = args_of(command, UpdateArgs)
+        self.updates.begin(args, start, lambda outcome: self._desk.finish(command, outcome))
+        return None
 
     def _record(self, command: Command) -> Outcome | None:
         job = Recording(self._manual, args_of(command, RecordArgs).duration_s)

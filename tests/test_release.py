@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
 import os
@@ -17,35 +16,16 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from release_fixtures import PAYLOAD, key_pair, package
 
 from agent.cli import main
 from agent.disk import Disk
 from agent.errors import AgentError, CommandError
-from agent.release import MAGIC, PackageRefusedError, admit, check_member, is_due, seal, version_of
+from agent.release import MAGIC, PackageRefusedError, admit, check_member, is_due, version_of
 from agent.sdnotify import StatusLine
 from agent.trial import MAX_ATTEMPTS, Judge, Releases, Seen, Wanted
-
-PAYLOAD = random.Random(7).randbytes(3000)
-
-
-@functools.cache
-def key_pair(number: int) -> tuple[bytes, bytes]:
-    """(private, public) in PEM; the same number gives the same key."""
-    key = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
-    return (
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-    )
-
-
-@functools.cache
-def package(version: str = "1.2.3", machine: str = "aarch64", key: int = 1, payload: bytes = PAYLOAD) -> bytes:
-    out = io.BytesIO()
-    seal(out, io.BytesIO(payload), version, machine, key_pair(key)[0])
-    return out.getvalue()
 
 
 def signed(about: dict[str, object], payload: bytes = PAYLOAD) -> bytes:
@@ -190,21 +170,47 @@ def test_a_staged_roll_out_reaches_its_share_and_only_grows() -> None:
 # -- root's half of what the agent fetched
 
 
-def take(tmp_path: Path, incoming: Path) -> int:
+def take(tmp_path: Path, incoming: Path, *more: str) -> int:
     base = new_base(tmp_path) if not (tmp_path / "base").exists() else tmp_path / "base"
     (tmp_path / "keys").write_bytes(key_pair(1)[1])
-    return main(
-        [
-            "update",
-            "--incoming",
-            str(incoming),
-            "--base",
-            str(base),
-            "--keys",
-            str(tmp_path / "keys"),
-            "--verify-only",
-        ]
-    )
+    places = ["--incoming", str(incoming), "--base", str(base), "--keys", str(tmp_path / "keys")]
+    return main(["update", *places, *(more or ("--verify-only",))])
+
+
+def outcome(base: Path) -> dict[str, object]:
+    tree: dict[str, object] = json.loads((base / "outcome.json").read_bytes())
+    return tree
+
+
+def test_the_agent_can_read_why_root_refused_its_package(tmp_path: Path) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    for number, (content, words) in enumerate(
+        ((package("1.2.3", "any")[:-1], "cut off"), (package("0.9.0", "any"), "not newer")), 1
+    ):
+        (incoming / "bad.package").write_bytes(content)
+        assert take(tmp_path, incoming, "--limit", "1") == 1
+        said = outcome(tmp_path / "base")
+        assert (said["n"], said["verdict"]) == (number, "refused")
+        assert words in str(said["why"])
+    assert (tmp_path / "base/outcome.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_version_that_failed_its_trial_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    base = new_base(tmp_path)
+    releases = Releases(Disk(), base)
+    releases.begin("1.1.0")
+    releases.give_up("it never said READY")
+    assert outcome(base)["verdict"] == "failed"
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    (incoming / "again.package").write_bytes(package("1.1.0", "any"))
+    assert take(tmp_path, incoming, "--limit", "1") == 1
+    assert outcome(base)["verdict"] == "refused"
+    assert "failed its trial: it never said READY" in str(outcome(base)["why"])
+    releases.begin("1.1.0", again=True)
+    releases.accept()
+    assert outcome(base) | {"time": ""} == {"n": 3, "version": "1.1.0", "verdict": "accepted", "why": "", "time": ""}
 
 
 def test_a_package_that_the_agent_fetched_is_taken_once(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from agent.disk import Disk
 from agent.errors import AgentError, CommandError, ConfigError
 from agent.release import MAX_PAYLOAD_BYTES, PIECE_BYTES, About, admit, check_member, is_due
 from agent.sdnotify import StatusLine
-from agent.trial import LIMIT_S, STABLE_S, Judge, Releases, Seen, Wanted
+from agent.trial import LIMIT_S, REFUSED, STABLE_S, Judge, Releases, Seen, Wanted
 
 HELP = "verify a package, run it on trial, keep it if it is healthy, else bring the old version back (root)"
 
@@ -63,9 +63,27 @@ def run(args: argparse.Namespace) -> int:
     with one_at_a_time(args.base):
         if args.settle:
             return settle(releases, args.base)
-        if args.package is not None:
-            return update(releases, args, args.package)
-        return take_incoming(releases, args)
+        try:
+            return update(releases, args, args.package) if args.package is not None else take_incoming(releases, args)
+        except UntriedError as error:
+            if not args.verify_only:
+                releases.tell(error.version, REFUSED, str(error.cause))
+            raise error.cause from None
+
+
+class UntriedError(Exception):
+    """An update that ended before its trial began. version: empty where the package could not be read."""
+
+    def __init__(self, version: str, cause: AgentError) -> None:
+        self.version, self.cause = version, cause
+
+
+@contextlib.contextmanager
+def untried(version: str) -> Iterator[None]:
+    try:
+        yield
+    except AgentError as error:
+        raise UntriedError(version, error) from error
 
 
 @contextlib.contextmanager
@@ -158,12 +176,9 @@ def update(releases: Releases, args: argparse.Namespace, package: Path) -> int:
     trusted = releases.trusted()
     if trusted is None:
         raise ConfigError("read", args.base / "trusted", "no version is installed here", hint="run scripts/install")
-    try:
-        keys = args.keys.read_bytes()
-    except OSError as error:
-        raise ConfigError("read", args.keys, error, hint="provisioning puts the release key there") from error
     with tempfile.TemporaryDirectory(prefix="camera-agent-update.", dir="/var/tmp") as scratch:
-        about = verify(package, Path(scratch) / "payload.tar", keys, trusted, args.older)
+        with untried(""):
+            about = verify(package, Path(scratch) / "payload.tar", _keys(args.keys), trusted, args.older)
         print(f"{package.name}: {about.version} for {about.machine}, signature and sha256 are right", flush=True)
         if args.verify_only:
             return 0
@@ -172,8 +187,17 @@ def update(releases: Releases, args: argparse.Namespace, package: Path) -> int:
             if not is_due(node.site, node.id, about.version, args.percent):
                 print(f"{node.site}/{node.id} is not among the first {args.percent:g} % for {about.version}")
                 return 0
-        stage(Path(scratch), about)
+        with untried(about.version):
+            releases.admit(about.version, again=args.again)
+            stage(Path(scratch), about)
     return trial(releases, about.version, args)
+
+
+def _keys(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError("read", path, error, hint="provisioning puts the release key there") from error
 
 
 def verify(package: Path, payload: Path, keys: bytes, trusted: str, older: bool) -> About:

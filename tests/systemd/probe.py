@@ -226,7 +226,7 @@ CANNOT: dict[str, Callable[[], None]] = {
     "set the host name": set_host_name,
 }
 RELAXED = ("map memory that is writable and executable",)
-"""What relax.conf gives. Real-time priority still wants a privilege, mount namespaces a user namespace around them."""
+"""What relax.conf gives. Real-time priority still wants a privilege, a mount namespace a user namespace around it."""
 
 WANTS_BPF = ("bind UDP over IPv6",)
 """SocketBindDeny= alone denies it, which a systemd built without BPF_FRAMEWORK (Debian 12) does not enforce."""
@@ -264,7 +264,7 @@ def main() -> int:
         if why := succeeds(act):
             failed += 1
             print(f"FAIL cannot {act.__name__.replace('_', ' ')}: {why}")
-    relaxed = RELAXED if sys.argv[1] == "relaxed" else ()
+    relaxed: tuple[str, ...] = RELAXED if sys.argv[1] == "relaxed" else ()
     about = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout
     if "+BPF_FRAMEWORK" not in about:
         relaxed += WANTS_BPF
