@@ -244,8 +244,8 @@ def test_our_numbers_are_libcameras() -> None:
         name: int(getattr(enums.HdrModeEnum, "".join(part.title() for part in name.split("-")))) for name in HDR_MODES
     } == HDR_MODES
     assert (GET_CONTROL, SET_CONTROL, CONTROL.size) == (
-        videodev2.VIDIOC_G_CTRL,
-        videodev2.VIDIOC_S_CTRL,
+        videodev2.VIDIOC_G_CTRL & 0xFFFFFFFF,
+        videodev2.VIDIOC_S_CTRL & 0xFFFFFFFF,
         ctypes.sizeof(videodev2.v4l2_control),
     )
     assert videodev2.V4L2_CID_WIDE_DYNAMIC_RANGE == WIDE_DYNAMIC_RANGE

@@ -27,6 +27,7 @@ from agent.cameras.strip import read_frame_number
 from agent.cameras.video import VideoOptions, VideoSource
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import CameraError, ConfigError
+from agent.masks import Polygon
 from agent.model import NS_PER_S, StreamInfo
 from agent.settings import load_settings
 
@@ -402,6 +403,28 @@ def test_live_times_follow_the_boot_clock_and_are_anchored_anew_when_off(served:
         assert abs(got.frames[-1].t_ns - clock.boot_ns()) < 1.1e9
         for times in ([f.t_ns for f in got.frames], [p.t_ns for p in got.packets]):
             assert all(b > a for a, b in itertools.pairwise(times))
+        source.close()
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("masks", [(), (((0.0, 0.0), (0.2, 0.0), (0.2, 0.2)),)])
+def test_what_came_while_a_live_stream_was_opened_keeps_its_pace(
+    served: Recorder, masks: tuple[Polygon, ...]
+) -> None:
+    """FFmpeg looks at a second or so of the stream before it lets go of the first packet."""
+    server, clock = RtspServer(served.packets, fps=100), SystemClock()
+    try:
+        source, got = VideoSource(VideoOptions(server.url, masks=masks), clock), Recorder()
+        began_ns = clock.boot_ns()
+        source.open(began_ns)
+        while len(got.frames) < 150:
+            source.step(got)
+            assert not got.frames or got.frames[-1].t_ns < clock.boot_ns() + 50_000_000, "a picture of the future"
+        assert got.frames[0].t_ns >= began_ns
+        for times in ([f.t_ns for f in got.frames], [p.t_ns for p in got.packets]):
+            gaps_ms = [round((b - a) / 1e6) for a, b in itertools.pairwise(times[1:])]
+            assert set(gaps_ms) <= {9, 10, 11}, gaps_ms
         source.close()
     finally:
         server.close()

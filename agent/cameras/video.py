@@ -7,8 +7,8 @@ allow it; else each picture is decoded, masked and encoded again.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,57 +23,21 @@ from agent.camera import CameraSink
 from agent.cameras.encode import H264Encoder
 from agent.cameras.planes import Planes, lores_size, planes_of, scaled
 from agent.cameras.scan import hint_for, open_container, scan_file, ticks_to_us, video_stream, words_of
+from agent.cameras.video_options import VideoOptions as VideoOptions  # also for those who open a source
 from agent.clock import Clock
 from agent.errors import CameraError
-from agent.masks import Polygon, PrivacyMask, lores_mask, main_mask
+from agent.masks import PrivacyMask, lores_mask, main_mask
 from agent.model import NS_PER_S, Codec, Frame, Packet, StreamInfo
-from agent.settings import redacted
 
 LIVE_MAX_GOP_S = 10.0
 """What is assumed of a live stream: IP cameras come set to 1..4 s, and "smart" codecs stretch it to about 10."""
 REANCHOR_NS = NS_PER_S
 """A live stream's times are believed until they differ from the boot clock by more than this."""
+PROMPT_NS = 5_000_000
+"""A packet that was read faster had come before: while the stream was opened, FFmpeg keeps a second or so of it."""
 _CODECS: dict[str, Codec] = {"h264": "h264", "hevc": "hevc"}
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VideoOptions:
-    """What is asked of a video source.
-
-    source: path, rtsp:// URL or /dev/videoN. width, height, fps: asked of a V4L2 device. lores_width,
-    lores_height: limits of the analysis picture. bitrate_kbps, gop_s: where it is encoded again. loop: begin a
-    file again at its end; times and seq go on. masks: privacy polygons in shares of the picture.
-    want_packets=False: frames only, for replays without clips. open_s, read_s: how long a network stream may
-    take to answer, and how long one step waits for it.
-    """
-
-    source: str
-    width: int = 1280
-    height: int = 720
-    fps: float = 15
-    lores_width: int = 640
-    lores_height: int = 480
-    bitrate_kbps: int = 2000
-    gop_s: float = 1.0
-    loop: bool = False
-    masks: tuple[Polygon, ...] = ()
-    want_packets: bool = True
-    open_s: float = 8.0
-    read_s: float = 1.0
-
-    @property
-    def is_device(self) -> bool:
-        return self.source.startswith("/dev/video")
-
-    @property
-    def is_live(self) -> bool:
-        return self.is_device or "://" in self.source
-
-    @property
-    def name(self) -> str:
-        return redacted(self.source)
 
 
 class VideoSource:
@@ -131,6 +95,7 @@ class _Stream:
         self._anchor_ns: int | None = None
         self._container: av.container.InputContainer | None = None
         self._pending: AvPacket[VideoStream] | None = None
+        self._early: deque[AvPacket[VideoStream]] = deque()
         self._seen_key = False
         self._packet_seq = 0
         self._frame_seq = 0
@@ -185,7 +150,9 @@ class _Stream:
         else:
             slack_s = scan.max_step_s if scan is not None else 1.0
             self._max_gop_s = max(options.gop_s, 1 / self._fps) + max(0.0, slack_s - 1 / self._fps)
-        if not options.is_live:
+        if options.is_live:
+            self._take_early()
+        else:
             self._advance()
         what = "original packets" if self._passthrough else "encoded again"
         label = options.name if options.is_live else Path(options.source).name
@@ -202,6 +169,7 @@ class _Stream:
 
     def close(self) -> None:
         self._pending = None
+        self._early.clear()
         self._encoder = None
         if self._container is not None:
             self._container.close()
@@ -228,13 +196,15 @@ class _Stream:
         return True
 
     def step_live(self, sink: CameraSink) -> bool:
-        packet = self._read()
+        is_early = bool(self._early)
+        packet = self._early.popleft() if is_early else self._read()
         if packet is None:
             return True
         if not self._seen_key and not packet.is_keyframe:
             return True
         self._seen_key = True
-        self._follow_the_clock(packet)
+        if not is_early:
+            self._follow_the_clock(packet)
         self._deliver_packet(packet, sink)
         self._decode(packet, sink)
         return True
@@ -256,7 +226,7 @@ class _Stream:
             live = {"video_size": f"{options.width}x{options.height}", "framerate": f"{options.fps:g}"}
         elif options.is_live:
             live = {"rtsp_transport": "tcp"} if options.source.startswith("rtsp") else {}
-        began_ns = self._clock.boot_ns()
+        self._opening_ns = began_ns = self._clock.boot_ns()
         try:
             self._container = open_container(
                 options.source, live_options=live, open_s=options.open_s, read_s=options.read_s
@@ -334,6 +304,27 @@ class _Stream:
             if lag_ns >= 0 and self._anchor_ns is not None:
                 self._anchor_ns += lag_ns + 1000
 
+    def _take_early(self) -> None:
+        """Read what came while the stream was opened: the last of it is of now, the first of it as much earlier.
+
+        Anchored at its first packet, it would run ahead of the clock and then be squeezed.
+        """
+        opened_ns = arrived_ns = self._clock.boot_ns()
+        ticks: list[int] = []
+        span_ns = 0
+        while (packet := self._read()) is not None:
+            self._early.append(packet)
+            before_ns, arrived_ns = arrived_ns, self._clock.boot_ns()
+            tick = packet.dts if packet.dts is not None else packet.pts
+            if tick is not None:  # RTSP's first access unit often has no time at all
+                ticks.append(tick)
+                span_ns = ticks_to_us(tick - ticks[0], self._base) * 1000
+            if arrived_ns - before_ns > PROMPT_NS or span_ns >= opened_ns - self._opening_ns:
+                break
+        if ticks:
+            self._t0_ns = max(self._t0_ns, arrived_ns - span_ns - self._nominal_ns)
+            self._anchor_at(max(self._t0_ns, arrived_ns - span_ns), ticks[0])
+
     # --- times ---------------------------------------------------------------------------------------------
 
     def _anchor_at(self, t_ns: int, ticks: int | None) -> None:
@@ -362,8 +353,8 @@ class _Stream:
         last = self._last_frame_ns
         if frame.pts is None:
             if self._options.is_live and last is None:
-                return self._last_packet_ns or self._clock.boot_ns()
-            return self._t0_ns if last is None else last + self._nominal_ns
+                return self._last_packet_ns or self._untimed_ns(None)
+            return self._untimed_ns(last)
         t_ns = self._time_of(frame.pts)
         if last is None or t_ns > last:
             return t_ns
@@ -410,7 +401,7 @@ class _Stream:
     def _untimed_ns(self, last: int | None) -> int:
         if last is not None:
             return last + self._nominal_ns
-        return self._clock.boot_ns() if self._options.is_live else self._t0_ns
+        return self._clock.boot_ns() if self._options.is_live and self._anchor_ns is None else self._t0_ns
 
     def _watch_gop(self, t_ns: int, is_key: bool) -> None:
         if is_key:
