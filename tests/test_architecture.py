@@ -16,7 +16,7 @@ FLOORS: dict[str, int] = {
     room: floor
     for floor, rooms in enumerate(
         (
-            "agent model status errors clock ulid camera_settings settings camera",
+            "agent model status errors shortage clock ulid camera_settings settings camera",
             "ladder board handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
             " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release"
             " arming changes provisioning site_ca echo schema discovery access certificates tls",

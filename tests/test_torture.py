@@ -57,6 +57,39 @@ def test_a_program_with_64_file_descriptors_runs(tmp_path: Path) -> None:
         node.wait()
 
 
+# numpy first: its OpenBLAS has words of its own for a shortage.
+RUN_WITH_LIMIT = """
+import resource, sys
+import numpy
+from agent.cli import main
+kind, limit = sys.argv[1], int(sys.argv[2])
+if kind == "RLIMIT_AS":
+    limit += int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(getattr(resource, kind), (limit, limit))
+raise SystemExit(main(["run", "--config", sys.argv[3]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "raises"),
+    [("RLIMIT_NOFILE", 8, "LimitNOFILE"), ("RLIMIT_AS", 30 << 20, "MemoryMax")],
+    ids=["descriptors", "memory"],
+)
+def test_a_program_that_cannot_live_within_its_limits_says_which_in_one_line(
+    kind: str, limit: int, raises: str, tmp_path: Path
+) -> None:
+    config = write_settings(tmp_path, 1)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_WITH_LIMIT, kind, str(limit), str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert raises in done.stderr.splitlines()[-1]
+
+
 def _says(log: Path, words: str) -> bool:
     time.sleep(0.02)
     return words in log.read_text()

@@ -10,6 +10,7 @@ from agent.camera import CameraSink, Source
 from agent.clock import Clock
 from agent.errors import CameraError
 from agent.model import NS_PER_S, Frame, Packet, StreamInfo
+from agent.shortage import shortage
 
 LATE_NS = NS_PER_S
 """So far behind its time a source is not hurried but moved to now: after a suspend, or on too slow a machine."""
@@ -88,6 +89,12 @@ class _Run(threading.Thread):
             finished = True
         except CameraError as error:
             self.fault = error
+            finished = True
+        except (ImportError, MemoryError) as error:
+            words = shortage(error)
+            if not words:
+                raise
+            self.fault = CameraError("run", "camera", words)
             finished = True
         finally:
             if not finished:

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from agent import __version__
 from agent.errors import AgentError, ConfigError
 from agent.settings import Settings, load_settings
+from agent.shortage import shortage
 
 COMMANDS = ("run", "demo", "replay", "tune", "check", "clips", "watch", "schema", "update", "provision", "aim")
 
@@ -51,12 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentError as error:
         print(f"camera-agent: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError):
+            # `camera-agent clips list | head`: the reader left. Keep the interpreter's last flush from failing too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        words = shortage(error)
+        if not words:
+            raise
+        print(f"camera-agent: {words}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # `camera-agent clips list | head`: the reader left. Keep the interpreter's last flush from failing too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
 
 
 def _parser(first: str) -> argparse.ArgumentParser:
