@@ -43,11 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # NumPy's BLAS starts a thread per core when it is loaded, and they spin; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        if argv is None:
+            gc.disable()
         words = sys.argv[1:] if argv is None else argv
         args = _parser(words[0] if words else "").parse_args(words)
         if argv is None:
-            # What the imports made stays to the end: no collection need look at it again, nor the exit (50 ms).
+            # What the imports made stays to the end: no collection need look at it, nor the exit (60 ms together).
             gc.freeze()
+            gc.enable()
         return cast(int, args.run(args))
     except AgentError as error:
         print(f"camera-agent: {error}", file=sys.stderr)
