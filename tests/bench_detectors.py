@@ -2,7 +2,7 @@
 
 Run by scripts/bench --detectors. The manifest has the format of ../shared/footage/manifest.json; --fake makes one of
 the fake camera's scenes. In one run every detector sees every frame, in turns, so that none always finds it in the
-cache. Whole programs (replay, Debian's motion, DVR-Scan) run over the same files afterwards.
+cache. Whole programs (replay, Debian's motion, DVR-Scan) run over the same files afterwards: bench_programs.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ import importlib
 import json
 import math
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import bench_programs
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +120,10 @@ DETECTORS: dict[str, Callable[[Frame], Look]] = {
 
 @dataclass
 class Score:
-    """Sums over recordings. latencies in frames, only where the truth is exact enough (manifest: latency)."""
+    """Sums over recordings. latencies in frames, only where the truth is exact enough (manifest: latency).
+
+    cpu_s: of the detector alone; program_us: of a whole program, decoding included, per frame.
+    """
 
     events: int = 0
     hits: int = 0
@@ -133,7 +134,7 @@ class Score:
     cpu_s: float = 0.0
     latencies: list[float] = field(default_factory=list)
     rss_mb: float = math.nan
-    whole_s: float = math.nan
+    program_us: float = math.nan
 
     def add(self, active: Sequence[bool], clip: dict[str, Any]) -> None:
         self.frames += len(active)
@@ -182,7 +183,9 @@ def frames_of(path: Path) -> Iterator[Frame]:
         waiting.frames.clear()
 
 
-def run_in_turns(path: Path, names: Sequence[str]) -> tuple[dict[str, list[bool]], dict[str, float]]:
+def run_in_turns(
+    path: Path, names: Sequence[str], progress: Callable[[], object] = lambda: None
+) -> tuple[dict[str, list[bool]], dict[str, float]]:
     """Each detector's word for each frame, and the CPU seconds it took."""
     looks: dict[str, Look] = {}
     active: dict[str, list[bool]] = {name: [] for name in names}
@@ -196,101 +199,8 @@ def run_in_turns(path: Path, names: Sequence[str]) -> tuple[dict[str, list[bool]
             word = looks[name](frame)
             cpu_s[name] += time.thread_time() - begin
             active[name].append(word)
+        progress()
     return active, cpu_s
-
-
-# --- whole programs --------------------------------------------------------------------------------------------
-
-
-WAITING = """
-import os, signal, subprocess, sys, time
-child = subprocess.Popen(sys.argv[3:], stdout=sys.stderr)
-if sys.argv[2]:
-    time.sleep(float(sys.argv[2]))
-    child.send_signal(signal.SIGTERM)
-usage = os.wait4(child.pid, 0)[2]
-open(sys.argv[1], "w").write(f"{usage.ru_utime + usage.ru_stime} {usage.ru_maxrss / 1024}")
-"""
-"""A small parent: a child's peak memory counts from the fork on, so that of this process would be its least."""
-
-
-def spend(command: Sequence[str], *, end_s: float | None = None) -> tuple[float, float, str]:
-    """CPU seconds, peak memory in MB and output of a program; after end_s it is asked to end."""
-    with tempfile.TemporaryDirectory() as directory:
-        told = Path(directory, "usage")
-        end = "" if end_s is None else str(end_s)
-        done = subprocess.run(
-            [sys.executable, "-S", "-c", WAITING, str(told), end, *command],
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            check=True,
-        )
-        cpu_s, rss_mb = (float(word) for word in told.read_text().split())
-        return cpu_s, rss_mb, done.stderr.decode(errors="replace")
-
-
-MOTION_CONF = """daemon off
-log_level 6
-target_dir {directory}
-netcam_url file://{path}
-width {width}
-height {height}
-framerate {fps}
-movie_output off
-webcontrol_port 0
-stream_port 0
-"""
-EACH_FRAME = """emulate_motion on
-picture_output on
-picture_quality 3
-picture_filename %s-%q-%D
-"""
-MOTION_OPENS_S = 0.3
-"""From its start to its first frame, about; it saves none of the first seconds. So its latency is not told."""
-THRESHOLD = 1500
-"""motion's default `threshold`: changed pixels."""
-
-
-def run_motion(path: Path, clip: dict[str, Any], *, each_frame: bool) -> tuple[float, float, list[bool]]:
-    """Debian's motion at its defaults on a file, at the file's own pace: CPU seconds, MB, active per frame.
-
-    each_frame: it saves a picture of every frame, whose name tells second, number within it and changed pixels; that
-    costs CPU, so it is not done where CPU is measured.
-    """
-    duration_s = clip["frames"] / clip["fps"]
-    with tempfile.TemporaryDirectory() as directory:
-        conf = Path(directory, "motion.conf")
-        text = MOTION_CONF.format(directory=directory, path=path.resolve(), fps=math.ceil(clip["fps"]), **_size(path))
-        conf.write_text(text + (EACH_FRAME if each_frame else "picture_output off\n"))
-        began = time.time() + MOTION_OPENS_S
-        cpu_s, rss_mb, said = spend(["motion", "-n", "-c", str(conf)], end_s=duration_s + 0.7)
-    active = [False] * clip["frames"]
-    shots = [tuple(map(int, found)) for found in re.findall(r"/(\d+)-(\d+)-(\d+)\.jpg", said)]
-    rate = max(2, math.ceil(clip["fps"]))
-    for second, number, pixels in shots:
-        index = round((second + number / rate - began) * clip["fps"])
-        if 0 <= index < len(active):
-            active[index] |= pixels > THRESHOLD
-    return cpu_s, rss_mb, active
-
-
-def _size(path: Path) -> dict[str, int]:
-    with av.open(str(path)) as container:
-        return {"width": container.streams.video[0].width, "height": container.streams.video[0].height}
-
-
-def run_dvr_scan(program: str, path: Path, clip: dict[str, Any]) -> tuple[float, float, list[bool]]:
-    """DVR-Scan's MOG2 at its defaults, without the time it adds around events."""
-    command = [program, "--ignore-user-config", "-i", str(path), "-so", "-l", "2", "-tb", "0", "-tp", "0", "-q"]
-    cpu_s, rss_mb, said = spend(command)
-    marks = [
-        round((3600 * int(h) + 60 * int(m) + float(s)) * clip["fps"])
-        for h, m, s in re.findall(r"(\d\d):(\d\d):(\d\d\.\d+)", said.splitlines()[-1] if said else "")
-    ]
-    active = [False] * clip["frames"]
-    for first, last in zip(marks[::2], marks[1::2], strict=False):
-        active[first : last + 1] = [True] * len(active[first : last + 1])
-    return cpu_s, rss_mb, active
 
 
 # --- a manifest from the fake camera ---------------------------------------------------------------------------
@@ -352,20 +262,19 @@ def runs(values: Sequence[bool], wanted: bool) -> list[list[int]]:
 # --- what is shown ---------------------------------------------------------------------------------------------
 
 
-def show(scores: dict[str, Score], whole_of: float) -> None:
+def show(scores: dict[str, Score]) -> None:
     reference = scores[REFERENCE].cpu_s if REFERENCE in scores else math.nan
     print(
         f"\n{'detector':26} {'hits':>7} {'false':>5} {'quiet-on':>8} {'latency p50 / p95':>17} "
-        f"{'us/frame':>8} {'of MOG2':>7} {'MB':>5} {'program, of replay':>18}"
+        f"{'us/frame':>8} {'of MOG2':>7} {'MB':>5}"
     )
     for name, score in scores.items():
         us = 1e6 * score.cpu_s / score.frames if score.cpu_s else math.nan
-        latency = f"{score.latency(0.5):g} / {score.latency(0.95):g}"
-        whole = f"{score.whole_s:.1f} s, {score.whole_s / whole_of:.2f}" if score.whole_s == score.whole_s else "-"
+        latency = f"{score.latency(0.5):g} / {score.latency(0.95):g}" if score.latencies else "-"
         print(
             f"{name:26} {f'{score.hits}/{score.events}':>7} {score.false:>5} {score.quiet_on:>7.2f}% {latency:>17} "
             f"{_figure(us, '.0f'):>8} {_figure(score.cpu_s / reference if score.cpu_s else math.nan, '.3f'):>7} "
-            f"{_figure(score.rss_mb, '.0f'):>5} {whole:>18}",
+            f"{_figure(score.rss_mb, '.0f'):>5}",
             flush=True,
         )
 
@@ -379,27 +288,34 @@ def plot(path: Path, scores: dict[str, Score]) -> None:
     # By name: it is no dependency, so that its types are not there to be checked.
     importlib.import_module("matplotlib").use("Agg")
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
-    panels: tuple[tuple[str, str, Callable[[Score], float]], ...] = (
+    panels: list[tuple[str, str, Callable[[Score], float]]] = [
         ("missed events", "g", lambda score: score.events - score.hits),
         ("false events", "g", lambda score: score.false),
         ("quiet frames active, %", ".1f", lambda score: score.quiet_on),
-        ("CPU, us per frame", ".0f", lambda score: 1e6 * score.cpu_s / score.frames if score.cpu_s else math.nan),
-    )
+        ("latency p95, frames", "g", lambda score: score.latency(0.95)),
+        (
+            "detector, us per frame",
+            ".0f",
+            lambda score: 1e6 * score.cpu_s / score.frames if score.cpu_s else math.nan,
+        ),
+    ]
+    if any(score.program_us == score.program_us for score in scores.values()):
+        panels.append(("program, us per frame", ".0f", lambda score: score.program_us))
     names = list(scores)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(13, 0.9 + 0.42 * len(names)), sharey=True, layout="constrained"
+        1, len(panels), figsize=(2.6 + 2.1 * len(panels), 0.9 + 0.42 * len(names)), sharey=True, layout="constrained"
     )
     for axis, (title, form, value) in zip(axes, panels, strict=True):
         values = [value(score) for score in scores.values()]
+        longest = max((v for v in values if math.isfinite(v)), default=0.0) or 1.0
+        lengths = [min(v, 1.1 * longest) if v == v else 0.0 for v in values]  # never found: a little longer than all
         colours = ["#d9541e" if name == "camera-agent" else "#8c99a4" for name in names]
-        axis.barh(names, [0 if math.isnan(v) else v for v in values], color=colours, height=0.62)
-        for row, v in enumerate(values):
-            words = "own process" if math.isnan(v) else format(v, form)
-            axis.annotate(
-                words, (0 if math.isnan(v) else v, row), xytext=(4, 0), textcoords="offset points", va="center"
-            )
+        axis.barh(names, lengths, color=colours, height=0.62)
+        for row, (v, length) in enumerate(zip(values, lengths, strict=True)):
+            words = "missed" if math.isinf(v) else _figure(v, form)
+            axis.annotate(words, (length, row), xytext=(4, 0), textcoords="offset points", va="center")
+        axis.set_xlim(0, 1.4 * longest)
         axis.set_title(title, loc="left", fontsize=11)
-        axis.margins(x=0.22)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.set_xticks([])
         axis.tick_params(left=False)
@@ -419,6 +335,7 @@ def main() -> int:
     parser.add_argument(
         "--programs", action="store_true", help="also whole programs; motion takes the recordings' time"
     )
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="with --programs: runs of each (default 5)")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     cv2.setNumThreads(1)
@@ -445,53 +362,49 @@ def main() -> int:
 
 def compare(folder: Path, clips: list[dict[str, Any]], args: argparse.Namespace) -> None:
     scores = {name: Score() for name in DETECTORS}
-    for clip in tqdm(clips, disable=not sys.stderr.isatty(), leave=False):
-        active, cpu_s = run_in_turns(folder / clip["file"], list(DETECTORS))
-        for name, score in scores.items():
-            score.add(active[name], clip)
-            score.cpu_s += cpu_s[name]
+    wholes: dict[str, bench_programs.Whole] = {}
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=sum(clip["frames"] for clip in clips), unit=" frames", disable=quiet, leave=False) as bar:
+        for clip in clips:
+            bar.set_description(clip["name"])
+            active, cpu_s = run_in_turns(folder / clip["file"], list(DETECTORS), bar.update)
+            for name, score in scores.items():
+                score.add(active[name], clip)
+                score.cpu_s += cpu_s[name]
     first = folder / clips[0]["file"]
-    for name, score in scores.items():
+    for name, score in tqdm(scores.items(), desc="memory", disable=quiet, leave=False):
         command = [sys.executable, __file__, "--memory-of", name, "--manifest", str(first)]
-        score.rss_mb = spend(command)[1]
-    whole_s = math.nan
+        score.rss_mb = bench_programs.spend(command).rss_mb
     if args.programs:
-        whole_s = run_programs(folder, clips, scores)
-    show(scores, whole_s)
+        with tqdm(clips, desc="programs", disable=quiet, leave=False) as each:
+            wholes = bench_programs.run_programs(folder, each, luma_of, args.runs, tqdm.write)
+    for name, whole in wholes.items():
+        if whole.active:
+            scores[name] = Score(rss_mb=whole.rss_mb)
+            for clip in clips:
+                # DVR-Scan's list says events after its own merging, so that its latency cannot be told.
+                can_tell = clip.get("latency") and name != bench_programs.DVR_SCAN
+                scores[name].add(whole.active[clip["name"]], {**clip, "latency": can_tell})
+    frames = sum(clip["frames"] for clip in clips)
+    for name, whole in wholes.items():
+        score = scores["camera-agent" if name == bench_programs.REPLAY else name]
+        score.program_us = 1e6 * sum(whole.cpu_s.values()) / frames
+    show(scores)
+    if wholes:
+        bench_programs.show_programs(wholes, clips)
     try:
         plot(args.plot, scores)
     except ImportError:
         print("no plot: matplotlib is not installed here")
 
 
-def run_programs(folder: Path, clips: list[dict[str, Any]], scores: dict[str, Score]) -> float:
-    """Adds Debian's motion and DVR-Scan where they are; returns the CPU seconds of replay over all clips."""
-    replay = [
-        spend([sys.executable, "-m", "agent", "replay", "--json", str(folder / clip["file"])])[:2] for clip in clips
-    ]
-    scores["camera-agent"].whole_s = sum(cpu_s for cpu_s, _ in replay)
-    scores["camera-agent"].rss_mb = max(rss_mb for _, rss_mb in replay)
-    if shutil.which("motion"):
-        score = scores["motion (Debian), default"] = Score(whole_s=0.0, rss_mb=0.0)
-        for clip in tqdm(clips, desc="motion", disable=not sys.stderr.isatty(), leave=False):
-            path = folder / clip["file"]
-            score.add(run_motion(path, clip, each_frame=True)[2], {**clip, "latency": False})
-            cpu_s, rss_mb, _ = run_motion(path, clip, each_frame=False)
-            score.whole_s, score.rss_mb = score.whole_s + cpu_s, max(score.rss_mb, rss_mb)
-    else:
-        print("motion is not installed here (apt-get install motion)")
-    program = os.environ.get("DVR_SCAN") or shutil.which(
-        "dvr-scan", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    )
-    if program:
-        score = scores["DVR-Scan, default"] = Score(whole_s=0.0, rss_mb=0.0)
-        for clip in clips:
-            cpu_s, rss_mb, active = run_dvr_scan(program, folder / clip["file"], clip)
-            score.add(active, {**clip, "latency": False})  # its list says events, after its own merging
-            score.whole_s, score.rss_mb = score.whole_s + cpu_s, max(score.rss_mb, rss_mb)
-    else:
-        print("DVR-Scan is not installed here (pip install dvr-scan; or DVR_SCAN=its path)")
-    return scores["camera-agent"].whole_s
+def luma_of(path: Path) -> tuple[tuple[int, int], bench_programs.Luma]:
+    """Width and height of a recording's analysis picture, and few pixels of each."""
+    size, lumas = SIZE, []
+    for frame in frames_of(path):
+        size = (frame.y.shape[1], frame.y.shape[0])
+        lumas.append(bench_programs.few_of(frame.y))
+    return size, np.stack(lumas)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_detectors import DETECTORS, Score, main, run_in_turns, runs
+from bench_programs import frames_saved
 
 CLIP = {"fps": 10, "events": [[10, 19], [40, 49]], "quiet": [[20, 39], [60, 99]], "latency": True}
 
@@ -38,9 +40,27 @@ def test_without_recordings_it_says_why_and_what_to_do(
     assert "--fake" in capsys.readouterr().out
 
 
+def test_which_frames_a_program_saved_is_told_by_the_pictures_themselves() -> None:
+    noise = np.random.default_rng(2)
+    frames = noise.integers(16, 235, (60, 24, 32)).astype(np.int16)
+
+    def saved(
+        *numbers: int, late_s: float = 0.0
+    ) -> list[tuple[float, np.ndarray[tuple[int, ...], np.dtype[np.int16]]]]:
+        jpeg = noise.integers(-1, 2, (len(numbers), 24, 32)).astype(np.int16)
+        return [
+            (number / 10 + late_s, frames[number % 60] + error) for number, error in zip(numbers, jpeg, strict=True)
+        ]
+
+    wanted = [i in (3, 4, 40, 59) for i in range(60)]
+    assert frames_saved(saved(3, 4, 40, 59, late_s=1000.7), frames, 10) == wanted
+    assert frames_saved(saved(3, 4, 40, 59, 60, 61), frames, 10) == wanted  # the file began again
+    with pytest.raises(ValueError, match="none of frames"):
+        frames_saved([(0.3, frames[3]), (0.5, frames[5] + np.int16(40))], frames, 10)
+
+
 def test_every_detector_sees_every_frame_and_finds_who_crosses(tmp_path: Path) -> None:
     import av
-    import numpy as np
 
     path = tmp_path / "crossing.mp4"
     noise = np.random.default_rng(1)
