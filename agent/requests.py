@@ -50,8 +50,9 @@ Moment = Annotated[
 
 
 def wall_ns_of(moment: str) -> int:
-    """UNIX ns of a Moment."""
-    return round(dt.datetime.fromisoformat(moment).timestamp() * 1e9)
+    """UNIX ns of a Moment; of one that 64 bits do not hold (before 1678, after 2261), the nearest that they do."""
+    wall_ns = round(dt.datetime.fromisoformat(moment).timestamp() * 1e9)
+    return max(-MAX_INTEGER, min(MAX_INTEGER, wall_ns))
 
 
 class _Request(BaseModel):

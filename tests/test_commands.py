@@ -171,6 +171,9 @@ def test_events_and_clips_are_listed_page_by_page_newest_first(bench: Bench, cli
     events = client.ask("events.list", {"limit": 2})["result"]["events"]
     assert [event["id"] for event in events] == [ulid(5), ulid(4)]
     assert client.ask("events.list", {"to": "2020-01-01T00:00:00Z"})["result"]["events"] == []
+    # Beyond what 64 bits of nanoseconds hold.
+    assert client.ask("events.list", {"to": "9999-12-31T23:59:59Z"})["result"]["events"]
+    assert client.ask("clips.list", {"from": "0001-01-01T00:00:00+23:59"})["ok"]
     assert client.ask("events.list", {"from": "2020-01-01T00:00:00+07:00"})["result"]["events"]
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fuzz import fuzz_round
 from torture_broker import absence, kills_under_load, matrix
 from torture_disk import clock_steps, disk_faults, model_cuts, power_cuts
 from torture_program import kills
@@ -30,7 +31,8 @@ ROUNDS: dict[str, tuple[float, Round]] = {
     "messages: nobody subscribed": (0.05, matrix("nobody")),
     "node killed under load": (0.10, kills_under_load),
     "program killed (SIGKILL)": (0.10, kills),
-    "clock steps": (0.08, clock_steps),
+    "clock steps": (0.06, clock_steps),
+    "payloads of all kinds": (0.02, fuzz_round),
     "broker away for 72 h": (0.10, absence),
 }
 """Name -> share of the time, round."""
