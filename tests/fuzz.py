@@ -66,6 +66,7 @@ GOOD_ARGS: dict[str, dict[str, Any]] = {
     "replay": {"from_seq": 1, "to_seq": 20, "thumbs": True},
     "record": {"duration_s": 5},
     "set": {"sensitivity": 60},
+    "update": {"version": "9.9.9", "url": "https://updates.example.org/a.pkg", "percent": 50.0},
 }
 GOOD_CONFIG: dict[str, Any] = {
     "detection": {"sensitivity": 60, "quiet_s": 2.0},
