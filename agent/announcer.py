@@ -59,8 +59,11 @@ class Announcer:
         """What may change without a restart; announce() follows."""
         self._health_s = settings.health.interval_s
 
-    def announce(self, meta: MetaMessage) -> None:
-        """Put up what Home Assistant should know; what it knew and is no more is cleared."""
+    def announce(self, meta: MetaMessage, update_id: str = "") -> None:
+        """Put up what Home Assistant should know; what it knew and is no more is cleared.
+
+        update_id: of the next `update` command; empty: this node is not updated so.
+        """
         before = self._recall()
         messages, after = plan(
             before,
@@ -69,6 +72,7 @@ class Announcer:
             root=self._mqtt.root,
             health_s=self._health_s,
             verbs=self._verbs,
+            update_id=update_id,
         )
         if after != before:
             self._remember(after)

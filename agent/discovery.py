@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent import __version__
 from agent.messages import EventBody, MetaMessage
-from agent.topics import ARMED, CONFIG_REPORTED, EVENT, HEALTH, MOTION, STATE, THUMB_LAST, Topics
+from agent.topics import ARMED, CONFIG_REPORTED, EVENT, HEALTH, MOTION, STATE, THUMB_LAST, UPDATE, Topics
 
 EXPIRE_INTERVALS = 4
 """A figure of health that was not renewed for so many intervals is unknown."""
@@ -66,11 +66,19 @@ def birth_topic(prefix: str) -> str:
 
 
 def plan(
-    before: Announced, meta: MetaMessage, *, prefix: str, root: str, health_s: float, verbs: Collection[str] = ()
+    before: Announced,
+    meta: MetaMessage,
+    *,
+    prefix: str,
+    root: str,
+    health_s: float,
+    verbs: Collection[str] = (),
+    update_id: str = "",
 ) -> tuple[dict[str, bytes], Announced]:
     """What to put (retained; empty payloads clear) and what to remember. An empty prefix: nothing is announced.
 
-    health_s: how often health is published. verbs: commands that this node serves.
+    health_s: how often health is published. verbs: commands that this node serves. update_id: of the next `update`
+    command, empty where this node cannot be updated by one.
     """
     topic = discovery_topic(prefix, meta.site, meta.node) if prefix else ""
     stale = dict(before.stale)
@@ -80,7 +88,8 @@ def plan(
     messages = dict.fromkeys(stale, b"")
     if not topic:
         return messages, Announced(stale=stale)
-    components = components_of(meta, Topics(root, meta.site, meta.node), root, health_s, verbs)
+    topics = Topics(root, meta.site, meta.node)
+    components = components_of(meta, topics, root, health_s, verbs, update_id)
     told = before.components if before.topic == topic else {}
     # A component that is gone has to be named with nothing but its platform.
     gone = {name: {"platform": platform} for name, platform in told.items() if name not in components}
@@ -126,7 +135,7 @@ def device_id(meta: MetaMessage, root: str) -> str:
 
 
 def components_of(
-    meta: MetaMessage, topics: Topics, root: str, health_s: float, verbs: Collection[str]
+    meta: MetaMessage, topics: Topics, root: str, health_s: float, verbs: Collection[str], update_id: str = ""
 ) -> dict[str, dict[str, Any]]:
     """Component -> its part of the message."""
     made = {
@@ -135,6 +144,7 @@ def components_of(
         **_condition(topics, health_s),
         **_commands(topics, verbs),
         **_turned(topics, verbs),
+        **_update(topics, verbs, update_id),
     }
     for name, about in made.items():
         about["unique_id"] = f"{device_id(meta, root)}_{name}"
@@ -205,6 +215,37 @@ def _turned(topics: Topics, verbs: Collection[str]) -> dict[str, dict[str, Any]]
             "value_template": "{{ value_json.config.detection.sensitivity }}",
             "command_topic": topics.at("cmd/set"),
             "command_template": _command('{"sensitivity": {{ value | int }}}'),
+        }
+    }
+
+
+def _update(topics: Topics, verbs: Collection[str], update_id: str) -> dict[str, dict[str, Any]]:
+    """What Home Assistant sends to install is fixed text, no template: so the id in it comes from the node."""
+    if "update" not in verbs or not update_id:
+        return {}
+    state = {
+        "installed_version": "value_json.installed",
+        "latest_version": "value_json.latest",
+        "release_summary": "value_json.notes or none",
+        "in_progress": "value_json.phase != 'idle'",
+        "update_percentage": "value_json.percent",
+    }
+    last = "{'phase': value_json.phase, 'last': value_json.last}"
+    return {
+        "update": {
+            "platform": "update",
+            "name": "Software",
+            "title": "camera-agent",
+            "device_class": "firmware",
+            "entity_category": "config",
+            "state_topic": topics.at(UPDATE),
+            "value_template": "{{ {"
+            + ", ".join(f"'{key}': {value}" for key, value in state.items())
+            + "} | tojson }}",
+            "json_attributes_topic": topics.at(UPDATE),
+            "json_attributes_template": f"{{{{ {last} | tojson }}}}",
+            "command_topic": topics.at("cmd/update"),
+            "payload_install": json.dumps({"id": update_id, "client": "home-assistant", "args": {}}),
         }
     }
 

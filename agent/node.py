@@ -126,6 +126,7 @@ class Node:
         self._announced: StreamInfo | None = None
         self._has_announced = False
         self._announced_settings = settings
+        self._announced_update = ""
         self._camera_was_lost = False
         self._eased = Ease()
 
@@ -182,7 +183,8 @@ class Node:
             want_still=camera.want_still if isinstance(camera, TakesStills) else None,
             arming=self.arming,
         )
-        self.commands.serve_updates(Updates(settings, self.statuses, clock, post=self.commands.errand))
+        self._updates = Updates(settings, self.statuses, clock, post=self.commands.errand)
+        self.commands.serve_updates(self._updates)
         if configuration is not None:
             self.commands.configuring = Configuring(
                 configuration.state,
@@ -275,6 +277,7 @@ class Node:
         if (
             self.keeper.info is not self._announced
             or settings is not self._announced_settings
+            or self._updates.next_id != self._announced_update
             or not self._has_announced
         ):
             self._announced_settings = settings
@@ -310,7 +313,8 @@ class Node:
         self._has_announced, self._announced = True, info
         meta = meta_message(self.settings, info, self.health.board.hardware())
         self.statuses.put(META, Status(to_bytes(meta)))
-        self.announcer.announce(meta)
+        self._announced_update = self._updates.next_id
+        self.announcer.announce(meta, self._announced_update)
 
     def _tell_camera(self, camera: CameraState, now_ns: int) -> None:
         """An event for a camera that was lost, and one for its return (but not for its very first start)."""

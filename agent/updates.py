@@ -105,6 +105,12 @@ class Updates:
         """Whether this node was installed so that root takes packages from the agent."""
         return os.access(self._places.incoming, os.W_OK)
 
+    @property
+    def next_id(self) -> str:
+        """Of the next `update` command that Home Assistant may send: a new one after each try. Any thread."""
+        said = self._said
+        return f"ha-update-{said.latest}-{said.tries}" if said is not None and said.possible else ""
+
     def step(self, now: Now) -> None:
         """Once a step: what changed is said."""
         if now.t_ns < self._look_ns:

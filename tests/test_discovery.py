@@ -21,7 +21,7 @@ from agent.desired import reported_settings
 from agent.discovery import STALE_STARTS, Announced, components_of, plan
 from agent.handoffs import StatusBoard
 from agent.messages import JSON_PAYLOADS, MetaMessage
-from agent.requests import VERBS, Request, SetArgs
+from agent.requests import VERBS, Request, SetArgs, UpdateArgs, UpdateReported
 from agent.settings import Settings, load_settings
 from agent.topics import Topics
 
@@ -122,6 +122,42 @@ def test_switch_and_slider_make_commands_that_the_node_takes(tmp_path: Path) -> 
     assert [state.render(value_json={"armed": armed}) for armed in (True, False)] == ["ON", "OFF"]
     state = environment.from_string(made["sensitivity"]["value_template"])
     assert state.render(value_json={"config": reported_settings(settings(tmp_path))}) == "50"
+
+
+def update_entity(update_id: str, verbs: tuple[str, ...] = tuple(VERBS)) -> dict[str, Any]:
+    topics = Topics("edgecam", "ward-12", "entrance")
+    return components_of(meta(Settings()), topics, "edgecam", 30, verbs, update_id).get("update", {})
+
+
+def test_home_assistant_shows_an_update_and_its_install_is_a_command_the_node_takes() -> None:
+    made = update_entity("ha-update-1.4.0-2")
+    assert made["command_topic"].endswith("/cmd/update")
+    request = Request.model_validate_json(made["payload_install"])
+    assert (request.id, request.client) == ("ha-update-1.4.0-2", "home-assistant")
+    UpdateArgs.model_validate(request.args)
+    said = UpdateReported(
+        installed="1.3.2",
+        latest="1.4.0",
+        notes="Sửa lỗi",
+        possible=True,
+        phase="fetching",
+        percent=40,
+        tries=2,
+        time="2026-11-22T03:15:07.000Z",
+    )
+    shown = jinja2.Environment().from_string(made["value_template"]).render(value_json=said.model_dump())
+    assert json.loads(shown) == {
+        "installed_version": "1.3.2",
+        "latest_version": "1.4.0",
+        "release_summary": "Sửa lỗi",
+        "in_progress": True,
+        "update_percentage": 40,
+    }
+
+
+def test_a_node_that_cannot_be_updated_offers_no_update() -> None:
+    assert update_entity("") == {}
+    assert update_entity("ha-update-1.4.0-2", verbs=("restart",)) == {}
 
 
 def test_where_home_assistant_may_not_arm_it_only_sees(tmp_path: Path) -> None:
