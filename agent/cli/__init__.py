@@ -18,7 +18,20 @@ from agent.errors import AgentError, ConfigError
 from agent.settings import Settings, load_settings
 from agent.shortage import shortage
 
-COMMANDS = ("run", "demo", "replay", "tune", "check", "clips", "watch", "schema", "update", "provision", "aim")
+COMMANDS = (
+    "run",
+    "demo",
+    "replay",
+    "tune",
+    "check",
+    "clips",
+    "watch",
+    "schema",
+    "update",
+    "rollout",
+    "provision",
+    "aim",
+)
 
 EXIT_CODES = """exit codes:
   0    done (run: stopped by SIGTERM or SIGINT)

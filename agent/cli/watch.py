@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 import time
+import typing
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,16 @@ MAX_JSON_BYTES = 1 << 20
 M = TypeVar("M", bound=BaseModel)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+class Listener(typing.Protocol):
+    """Who hears what came and may ask: questions are topics and payloads."""
+
+    def say(self, words: str) -> None: ...
+    def take(self, message: Incoming) -> None: ...
+    def questions(self, now_s: float) -> list[tuple[str, bytes]]: ...
+
+
+def add_broker(parser: argparse.ArgumentParser) -> None:
+    """The options of a program that speaks to a broker for people."""
     parser.add_argument("--host", default="localhost", help="the broker (default: localhost)")
     parser.add_argument("--port", type=int, help="its port (default: 1883, with --tls 8883)")
     parser.add_argument("--username", default="", help="user name; its password comes from --password-file")
@@ -54,6 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="CA certificates in PEM (default: the system's)")
     parser.add_argument("--root", default="edgecam", help="first level of the topics (default: edgecam)")
     parser.add_argument("--site", default="+", help="only this site (default: all)")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_broker(parser)
     parser.add_argument("--node", default="+", help="only this node (default: all)")
     parser.add_argument("--seconds", type=float, metavar="N", help="end after so long (default: at Ctrl-C)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="save each picture there as JPEG")
@@ -62,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = _broker(args)
+    settings = broker_of(args, "site", "node")
     if args.save is not None:
         try:
             args.save.mkdir(parents=True, exist_ok=True)
@@ -77,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _broker(args: argparse.Namespace) -> MqttSettings:
-    for option in ("site", "node"):
+def broker_of(args: argparse.Namespace, *ids: str) -> MqttSettings:
+    """From add_broker's options. ids: those of them that name a site or node. Raises ConfigError."""
+    for option in ids:
         value = getattr(args, option)
         if value != "+" and (not value or set(value) & set("+#/")):
             raise ConfigError("read", f"--{option}", f"{value!r} is not an id", hint="such as ward-12; + means all")
@@ -106,7 +121,7 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def watch(settings: MqttSettings, filters: list[str], watcher: Watcher, is_over: Callable[[], bool]) -> None:
+def watch(settings: MqttSettings, filters: list[str], watcher: Listener, is_over: Callable[[], bool]) -> None:
     """Subscribe and show until is_over. LinkError when the broker is not reached the first time; later it retries."""
     clock, backoff = SystemClock(), Backoff(lambda: secrets.randbelow(1000) / 1000)
     client_id = f"camera-agent-watch-{secrets.token_hex(6)}"
