@@ -126,6 +126,8 @@ class Rollout:
             return []
         if all(self.nodes[node].fate == "accepted" or node in failed for node in self._due):
             self._next_stage()
+            for node in self._due:
+                self._judge(node, self.nodes[node], now_s)
         return self._commands(now_s) if self.over is None else []
 
     def _commands(self, now_s: float) -> list[tuple[str, bytes]]:
@@ -178,7 +180,7 @@ class Rollout:
             self._finish()
             return
         percent = self.plan.stages[self._stage]
-        there = sorted(node for node, seen in self.nodes.items() if seen.is_there)
+        there = sorted(node for node, seen in self.nodes.items() if seen.is_there or seen.fate)
         self._due = [node for node in there if is_due(node[0], node[1], self.plan.version, percent)]
         self.say(f"{percent:g} %: {len(self._due)} of {len(there)} nodes")
 

@@ -111,8 +111,8 @@ def test_a_bad_version_stops_with_the_first_few() -> None:
 
 
 def test_some_failures_may_be_allowed() -> None:
-    bad = {f"cam-{number}" for number in range(0, 300, 30)}
-    town = Town(300, bad.__contains__, max_failed_percent=20)
+    bad = {f"cam-{number}" for number in range(0, 300, 30)}  # two of them among the first nine
+    town = Town(300, bad.__contains__, max_failed_percent=25)
     town.run()
     assert town.rollout.over is False
     assert town.lines[-1] == "290 of 300 nodes run 1.2.3"

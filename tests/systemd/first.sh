@@ -109,18 +109,44 @@ for bad in $P/packages/bad-*.package; do
   grep -q 'install package' /rig/out/refused || fail "$(basename "$bad"): $(cat /rig/out/refused)"
 done
 expect "damaged, unsigned and foreign packages are refused: $(tail -1 /rig/out/refused)" [ "$(current)" = "$(cat $P/base)" ]
+# --- over MQTT: the agent fetches and drops, root verifies and tries
+(cd $P/packages && exec python3 -m http.server 8000 --bind 127.0.0.1) > /rig/out/http.log 2>&1 &
+server=$!
+topic=edgecam/v1/ward-12/door
+retained() { mosquitto_sub -t "$topic/$1" -C 1 -W 5 -V mqttv5; }
+says() { retained "$1" | grep -Eq "$2"; }
+# order ID VERSION FILE : the update command, and its answer.
+order() {
+  mosquitto_sub -t "$topic/rsp/test" -C 1 -W 60 -V mqttv5 > "/rig/out/answer-$1" & local sub=$!
+  sleep 0.5
+  mosquitto_pub -V mqttv5 -q 1 -t "$topic/cmd/update" -m "{\"id\":\"$1\",\"client\":\"test\",\"args\":{\"version\":\"$2\",\"url\":\"http://127.0.0.1:8000/$3.package\"}}"
+  wait $sub
+  cat "/rig/out/answer-$1"
+}
+expect "B/update says what runs: $(retained update)" says update '"installed":"[0-9.]*".*"possible":true'
+for bad in payload cut unsigned renamed; do
+  version=9.0.1; [ $bad != renamed ] || version=9.0.9
+  order "bad-$bad" $version bad-$bad > /rig/out/refused
+  grep -q '"code":"refused"' /rig/out/refused || fail "bad-$bad by MQTT: $(cat /rig/out/refused)"
+done
+expect "bad packages are refused by the agent: $(cat /rig/out/answer-bad-* | grep -o 'package: [^"]*' | sort -u | paste -sd ';')" [ -z "$(ls -A /var/lib/camera-agent/incoming)" ]
 t=$(now); upgrade $P/packages/good.package; rc=$?
 [ $rc = 0 ] && [ "$(current)" = 9.0.1 ] && pass "a good version is kept ($(seconds "$t"))" || { fail "good upgrade rc=$rc current=$(current)"; cat /rig/out/upgrade.log; }
-t=$(now); upgrade $P/packages/crashing.package; rc=$?
-[ $rc = 1 ] && [ "$(current)" = 9.0.1 ] && holds 10 well && pass "a crashing version goes, the old one is back ($(seconds "$t")): $(tail -1 /rig/out/upgrade.log)" || { fail "crashing upgrade rc=$rc"; cat /rig/out/upgrade.log; }
+t=$(now); order crash 9.0.2 crashing > /rig/out/crash
+expect "a version that crashes is fetched and handed over ($(seconds "$t")): $(cat /rig/out/crash)" grep -q handed-over /rig/out/crash
+expect_within 120 "it goes, the old one is back" says update '"installed":"9.0.1".*"phase":"idle".*"version":"9.0.2","verdict":"failed"'
+[ "$(current)" = 9.0.1 ] && holds 30 well && pass "and well ($(seconds "$t")): $(retained update | grep -o '"last":{[^}]*}')" || fail "after a crash: $(current), $(status)"
 t=$(now); upgrade $P/packages/silent.package --limit 12; rc=$?
 [ $rc = 1 ] && [ "$(current)" = 9.0.1 ] && holds 30 well && pass "a version that is never READY goes ($(seconds "$t")): $(tail -1 /rig/out/upgrade.log)" || { fail "never-ready upgrade rc=$rc"; cat /rig/out/upgrade.log; }
 camera-agent-upgrade $P/packages/silent.package > /rig/out/again-refused 2>&1
 expect "a version that failed its trial is not tried again: $(tail -1 /rig/out/again-refused | cut -c1-100)" grep -q 'it failed its trial' /rig/out/again-refused
-# the agent's own way: it may only drop a package
-t=$(now); runuser -u camera-agent -- sh -c "umask 077; cp $P/packages/next.package /var/lib/camera-agent/incoming/.x && mv /var/lib/camera-agent/incoming/.x /var/lib/camera-agent/incoming/next.package"
-took_over() { [ "$(current)" = 9.0.4 ] && [ ! -e /opt/camera-agent/trial.json ] && [ "$(systemctl is-active camera-agent-update)" = inactive ]; }
-holds 90 took_over && pass "a package dropped by the agent is verified and installed by root ($(seconds "$t"))" || { fail "dropped package: current=$(current)"; journalctl -u camera-agent-update --no-pager | tail; }
+t=$(now); camera-agent rollout 9.0.4 http://127.0.0.1:8000/next.package --site ward-12 --stages 100 --patience 150 > /rig/out/rollout.log 2>&1; rc=$?
+[ $rc = 0 ] && [ "$(current)" = 9.0.4 ] && pass "camera-agent rollout brings a good version over MQTT ($(seconds "$t")): $(tail -1 /rig/out/rollout.log)" || { fail "rollout rc=$rc current=$(current): $(cat /rig/out/rollout.log)"; journalctl -u camera-agent-update --no-pager | tail; }
+expect "meta says so: $(retained meta | grep -o '"agent_version":"[^"]*"')" says meta '"agent_version":"9.0.4"'
+expect "and Home Assistant too" bash -c "mosquitto_sub -t homeassistant/device/ward-12_door/config -C 1 -W 5 -V mqttv5 | grep -q 'ha-update-9.0.4-'"
+camera-agent rollout 9.0.3 http://127.0.0.1:8000/silent.package --site ward-12 --stages 100 > /rig/out/rollout2.log 2>&1; rc=$?
+expect "a roll-out that fails says so: $(tail -2 /rig/out/rollout2.log | head -1)" [ $rc = 1 ]
+kill $server
 # an updater that is killed
 camera-agent-upgrade $P/packages/silent.package --again --older --stable 4 --limit 60 > /rig/out/killed.log 2>&1 &
 on_trial() { [ "$(current)" = 9.0.3 ]; }

@@ -35,6 +35,9 @@ min_free_mb = 0
 [mqtt]
 host = "127.0.0.1"
 
+[commands]
+package_hosts = ["http://127.0.0.1:8000"]
+
 [health]
 interval_s = 1.0
 """,
