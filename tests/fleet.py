@@ -1,10 +1,12 @@
 """Many nodes against a real broker: links, outboxes and ledgers as they are, only the camera is played.
 
-    scripts/fleet --nodes 200 --light 1000 --restart        mosquitto of its own, killed and started once
+    scripts/fleet --nodes 200 --light 1000 --restart        mosquitto of its own, stopped and started once
+    scripts/fleet --nodes 200 --light 1000 --kill           by kill -9, with all it held for a consumer
     scripts/fleet --nodes 30 --broker 127.0.0.1:1883 ...    a broker, or several of one cluster, that run already
 
-A real node is storage with its ledger on disk, and the link. A light one is a link whose outbox is in memory. Nodes
-are shared out over processes (select() takes 1024 descriptors); each process steps its nodes one after the other.
+A real node is storage with its ledger on disk, the link and the dispatcher of commands. A light one is a link whose
+outbox is in memory, from which it answers `replay`. The consumer asks for what it misses, as `camera-agent watch`
+does. Nodes are shared out over processes (select() takes 1024 descriptors); each process steps its nodes in turn.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,30 +34,21 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from broker import Mosquitto, free_port
-from link_fixtures import MemoryOutbox
+from fleet_node import NAME, FleetNode
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from agent.birth import meta_message
+from agent.cli.repair import Repairs
 from agent.clock import SystemClock
-from agent.handoffs import AckBox, Doorbell, EventBoard, PacketRing, Status, StatusBoard
-from agent.ledger_reader import LedgerReader
-from agent.link import Link
-from agent.messages import to_bytes
-from agent.model import NS_PER_S, EndReason, Event, EventKind, Moment, Phase, Thumbnail
-from agent.settings import Settings, load_settings
-from agent.storage import Storage
-from agent.topics import META
-from agent.ulid import new_ulid
+from agent.connection import Incoming
+from agent.gaps import Gaps
 
-NAME = "fleet-broker"
-"""Resolves to all endpoints, in turn, as a name of several addresses does."""
-
-THUMB_BYTES = 20_000
 REAL_PER_PROCESS, LIGHT_PER_PROCESS = 50, 250
 STEP_EVERY_S = 0.05
 IDLE_S = 0.01
+AWAY_S = 3.0
+"""How long the consumer is away when the broker is killed with what it holds for it."""
 
 Endpoint = tuple[str, int]
 
@@ -74,108 +68,6 @@ def resolve_in_turn(endpoints: Sequence[Endpoint]) -> None:
 
 
 # -- in a worker process
-
-
-def settings_of(number: int, directory: Path) -> Settings:
-    return load_settings(
-        environ={},
-        overrides={
-            "node": {"site": f"site-{number // 20 + 1}", "id": f"cam-{number % 20 + 1}"},
-            "clips": {"enabled": False, "directory": directory / f"node-{number}", "min_free_mb": 0},
-            "mqtt": {"host": NAME, "port": 1883},
-        },
-    )
-
-
-class FleetNode:
-    """One node: link and outbox, and a played camera that reports an event every period_s."""
-
-    def __init__(self, number: int, directory: Path, clock: SystemClock, period_s: float, *, is_real: bool) -> None:
-        settings = settings_of(number, directory)
-        self.name = f"{settings.node.site}/{settings.node.id}"
-        self._clock = clock
-        self._board = EventBoard()
-        self._acks = AckBox()
-        self._period_ns = round(period_s * NS_PER_S)
-        # Spread over the period: a real fleet is not in step either.
-        self._next_ns = clock.boot_ns() + round((number * 0.618) % 1 * self._period_ns)
-        self._number = number
-        self._events = 0
-        self._statuses = StatusBoard()
-        self._memory: MemoryOutbox | None = None
-        self._storage: Storage | None = None
-        if not is_real:
-            self._memory = MemoryOutbox(clock)
-            self._memory.epoch = new_ulid(clock.wall_ns() // 1_000_000)
-        outbox = self._memory
-        self.link = Link(
-            settings.mqtt,
-            settings.node,
-            outbox=(lambda: outbox) if outbox is not None else (lambda: LedgerReader(settings.clips.directory)),
-            acks=self._acks,
-            statuses=self._statuses,
-            clock=clock,
-        )
-        if is_real:
-            self._storage = Storage(
-                settings, clock, PacketRing(1), self._board, self._acks, Doorbell(), self.link.bell
-            )
-            self._storage.open()
-        self._statuses.put(META, Status(to_bytes(meta_message(settings, None, None))))
-        self._statuses.put("motion", Status(b"OFF"))
-
-    def step(self, *, is_producing: bool) -> None:
-        now_ns = self._clock.boot_ns()
-        if is_producing and now_ns >= self._next_ns:
-            self._next_ns += self._period_ns
-            self._happen(now_ns)
-        if self._storage is not None:
-            self._storage.step(0)
-        elif self._memory is not None:
-            for ack in self._acks.take():
-                if ack.delivered:
-                    self._memory.owed.pop(ack.seq, None)
-        self.link.step(0)
-
-    def _happen(self, now_ns: int) -> None:
-        self._events += 1
-        if self._memory is not None:
-            self._memory.event(self._events)
-            self.link.bell.ring()
-            return
-        at = Moment(now_ns, self._events)
-        jpeg = b"\xff\xd8" + os.urandom(THUMB_BYTES - 4) + b"\xff\xd9"
-        self._board.put(
-            Event(
-                new_ulid(self._clock.wall_ns() // 1_000_000),
-                1,
-                Phase.END,
-                EventKind.TEST,
-                at,
-                at,
-                at,
-                score=1.0,
-                end=at,
-                end_reason=EndReason.QUIET,
-                thumbnail=Thumbnail(jpeg, 480, 270, at),
-            )
-        )
-
-    @property
-    def head(self) -> int:
-        return len(self._memory.rows) if self._memory is not None else self._storage.status.head_seq  # type: ignore[union-attr]
-
-    @property
-    def owed(self) -> int:
-        if self._memory is not None:
-            return len(self._memory.owed)
-        assert self._storage is not None
-        return self._storage.status.outbox_rows
-
-    def close(self) -> None:
-        if self._storage is not None:
-            self._storage.close()
-        self.link.close(1.0)
 
 
 def work(args: argparse.Namespace) -> int:
@@ -226,36 +118,73 @@ def report(nodes: Sequence[FleetNode]) -> None:
 
 
 class Consumer:
-    """A dashboard with a persistent session: notes which numbers of each node came. Has paho's own thread."""
+    """A dashboard with a persistent session: notes which numbers of each node came, asks for those that did not.
+
+    Has paho's own thread. replayed: messages that came as answers to that. away(), back(): as one that is restarted.
+    """
 
     def __init__(self) -> None:
-        self.came: dict[tuple[str, str], set[int]] = defaultdict(set)
-        self.messages = self.bytes = 0
+        self.came: dict[str, set[int]] = defaultdict(set)
+        self.messages = self.bytes = self.replayed = self.asked = 0
+        self._lock = threading.Lock()
+        self._gaps: dict[str, Gaps] = defaultdict(Gaps)
+        self._repairs = Repairs("edgecam", "fleet-desk")
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id="fleet-desk", protocol=MQTTProtocolVersion.MQTTv5
         )
         self._client.on_message = self._on_message
         self._client.on_connect = lambda client, *_: client.subscribe("edgecam/#", qos=1)
         self._client.reconnect_delay_set(1, 2)
+        self.back()
+
+    def back(self) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = 3600
         self._client.connect(NAME, 1883, clean_start=False, properties=properties)
         self._client.loop_start()
 
+    def away(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
     def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self.messages += 1
         self.bytes += len(message.payload)
-        parts = message.topic.split("/")
-        feed, node = "/".join(parts[4:]), f"{parts[2]}/{parts[3]}"
-        if feed == "thumb":
-            about = dict(getattr(message.properties, "UserProperty", ()))
-            self.came[node, ""].add(int(about["seq"]))
-        elif feed in ("event", "clip", "loss"):
-            self.came[node, ""].add(int(json.loads(message.payload)["seq"]))
+        _, _, site, name, *rest = message.topic.split("/")
+        feed = "/".join(rest)
+        properties = dict(getattr(message.properties, "UserProperty", ()))
+        with self._lock:
+            if feed.startswith("rsp/"):
+                answer = Incoming(message.topic, bytes(message.payload), message.retain)
+                for each in self._repairs.answer((site, name), answer).messages:
+                    self.replayed += 1
+                    self._note(f"{site}/{name}", each.topic.rsplit("/", 1)[-1], each.payload, each.properties)
+            else:
+                self._note(f"{site}/{name}", feed, bytes(message.payload), properties)
 
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+    def _note(self, node: str, feed: str, payload: bytes, properties: dict[str, str]) -> None:
+        if feed not in ("event", "thumb", "clip", "loss"):
+            return
+        seq = int(properties["seq"] if feed == "thumb" else json.loads(payload)["seq"])
+        self.came[node].add(seq)
+        self._gaps[node].saw(seq)
+
+    def missing(self, heads: dict[str, int]) -> int:
+        with self._lock:
+            return sum(len(set(range(1, head + 1)) - self.came.get(node, set())) for node, head in heads.items())
+
+    def repair(self, heads: dict[str, int]) -> None:
+        """Ask for what is missing. heads: newest number of each node, as its health says it."""
+        questions = []
+        with self._lock:
+            for node, head in heads.items():
+                gaps = self._gaps[node]
+                gaps.exists(head)
+                site, _, name = node.partition("/")
+                questions += self._repairs.questions((site, name), gaps.missing, time.monotonic())
+        for topic, payload in questions:
+            self.asked += 1
+            self._client.publish(topic, payload, qos=1)
 
 
 @dataclass
@@ -332,12 +261,6 @@ class Fleet:
             worker.process.wait(60)
 
 
-def missing(fleet: Fleet, consumer: Consumer) -> int:
-    return sum(
-        len(set(range(1, head + 1)) - consumer.came.get((node, ""), set())) for node, head in fleet.heads.items()
-    )
-
-
 def process_figures(pid: int) -> tuple[float, float]:
     """(RSS in MB, CPU seconds) of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -349,7 +272,9 @@ def trial(args: argparse.Namespace, directory: Path) -> dict[str, float]:
     """One run; prints figures as it goes. Raises SystemExit when a limit is missed."""
     broker: Mosquitto | None = None
     if not args.broker:
-        extra = ["persistence true", f"persistence_location {directory}/", "autosave_interval 5"]
+        # With --kill as mosquitto does by default: what it holds is saved each half hour, and so lost here.
+        saving = [] if args.kill else ["autosave_interval 5"]
+        extra = ["persistence true", f"persistence_location {directory}/", *saving]
         extra += ["max_queued_messages 100000", "max_inflight_messages 200", "set_tcp_nodelay true"]
         broker = Mosquitto(directory / "broker", extra=extra, port=free_port()).start()
         args.broker = [("127.0.0.1", broker.port)]
@@ -370,10 +295,17 @@ def trial(args: argparse.Namespace, directory: Path) -> dict[str, float]:
             rss_mb, cpu_s = process_figures(broker.pid)
             figures["broker_rss_mb"], figures["broker_cpu_percent"] = rss_mb, 100 * (cpu_s - broker_cpu_s) / took_s
         if args.restart and broker:
-            broker.kill() if args.kill else broker.stop()
+            if args.kill:
+                consumer.away()
+                fleet.run(AWAY_S)
+                broker.kill()
+            else:
+                broker.stop()
             fleet.wait("all noticed", lambda: fleet.total("connected") == 0, 60)
             fleet.run(args.down)
             broker.start()
+            if args.kill:
+                consumer.back()
             figures["back_s"] = fleet.wait("all back", fleet.all_connected, 120)
             print(f"broker away {args.down:g} s: all back {figures['back_s']:.1f} s after its start", flush=True)
         for command in args.strike or ():
@@ -384,14 +316,23 @@ def trial(args: argparse.Namespace, directory: Path) -> dict[str, float]:
             print(f"all connected {figures['back_s']:.1f} s after it", flush=True)
             fleet.run(args.seconds)
         fleet.say(b"stop ")
-        fleet.wait("all delivered", lambda: fleet.total("owed") == 0 and missing(fleet, consumer) == 0, args.patience)
+        fleet.wait("all delivered", lambda: fleet.total("owed") == 0, args.patience)
+        fleet.run(1)
+        figures["dropped_by_broker"] = consumer.missing(fleet.heads)
+
+        def repaired() -> bool:
+            consumer.repair(fleet.heads)
+            return consumer.missing(fleet.heads) == 0
+
+        figures["repaired_s"] = fleet.wait("nothing missing", repaired, args.patience)
     finally:
         figures["sent"] = sum(fleet.heads.values())
-        figures["lost"] = missing(fleet, consumer)
+        figures["lost"] = consumer.missing(fleet.heads)
+        figures["replayed"], figures["asked"] = consumer.replayed, consumer.asked
         figures["consumer_messages"] = consumer.messages
         figures["worker_rss_mb"] = fleet.total("rss_mb")
         fleet.end()
-        consumer.close()
+        consumer.away()
         if broker is not None:
             broker.stop()
         print(json.dumps({key: round(value, 2) for key, value in figures.items()}), flush=True)
@@ -411,7 +352,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="how long figures are taken")
     parser.add_argument("--broker", type=endpoint, action="append", default=[], metavar="HOST:PORT")
     parser.add_argument("--restart", action="store_true", help="stop our mosquitto and start it again")
-    parser.add_argument("--kill", action="store_true", help="as --restart, by kill -9")
+    parser.add_argument("--kill", action="store_true", help="as --restart, by kill -9, the consumer being away")
     parser.add_argument("--down", type=float, default=5, help="seconds that the broker is away")
     parser.add_argument(
         "--strike", action="append", metavar="COMMAND", help="run it under load, then wait for all nodes"

@@ -149,6 +149,13 @@ class MemoryOutbox:
         self._check()
         return [row for seq, row in sorted(self.owed.items()) if seq > after_seq][:limit]
 
+    @property
+    def head_seq(self) -> int:
+        return len(self.rows)
+
+    def sent(self, from_seq: int, to_seq: int, limit: int) -> list[OutboxRow]:
+        return self.rows[from_seq - 1 : to_seq][:limit]
+
     def _newest(self, kind: OutboxKind) -> OutboxRow | None:
         self._check()
         return next((row for row in reversed(self.rows) if row.kind is kind), None)
