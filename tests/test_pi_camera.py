@@ -16,7 +16,7 @@ from agent.cameras.overlay import Overlay
 from agent.cameras.pi_controls import PictureSettings, controls_for
 from agent.cameras.pi_stack import PiOptions
 from agent.cameras.pi_stream import Layout, PacketMaker, StreamTimes, choose, explained, reading_of
-from agent.cameras.picamera2 import FRUITLESS_STARTS, PiCamera
+from agent.cameras.picamera2 import FRUITLESS_STARTS, REFUSED_STARTS, PiCamera
 from agent.cameras.planes import Planes, scaled
 from agent.cameras.profiles import PROFILES, FaultName, PretendedBoard
 from agent.cameras.scenes import BUILT_IN
@@ -299,6 +299,29 @@ def test_a_camera_that_never_delivers_a_frame_asks_for_a_new_process_in_the_end(
         rig.camera.stop()
     with pytest.raises(CameraStuckError, match=f"no frame after {FRUITLESS_STARTS} starts"):
         rig.camera.start(Recorder())
+
+
+def test_a_camera_that_worked_and_cannot_be_opened_again_asks_for_one_new_process() -> None:
+    rig = Rig()
+    rig.record(3)
+    rig.board.faults.add("busy")
+    for _ in range(REFUSED_STARTS - 1):
+        with pytest.raises(CameraError, match="another program") as refused:
+            rig.camera.start(Recorder())
+        assert not isinstance(refused.value, CameraStuckError)
+    with pytest.raises(CameraStuckError, match=r"8 starts failed, the last: another program.*new process"):
+        rig.camera.start(Recorder())
+
+
+def test_a_camera_that_was_never_there_is_waited_for_without_new_processes() -> None:
+    rig = Rig()
+    rig.board.faults.add("absent")
+    for _ in range(3 * REFUSED_STARTS):
+        with pytest.raises(CameraError, match="no camera is connected") as refused:
+            rig.camera.start(Recorder())
+        assert not isinstance(refused.value, CameraStuckError)
+    rig.board.faults.clear()
+    assert len(rig.record(5).frames) == 5
 
 
 def test_a_stuck_camera_is_not_retried_by_the_keeper_but_ends_the_process() -> None:

@@ -46,6 +46,8 @@ START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
 FRUITLESS_STARTS = 5
 """So many starts in a row without one frame, and only a new process (and libcamera in it) can help."""
+REFUSED_STARTS = 8
+"""So many failed starts in a row (2 minutes) of a camera that worked in this process: one new process is tried."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,6 +77,8 @@ class PiCamera:
         self._run: _Run | None = None
         self._stuck: CameraStuckError | None = None
         self._fruitless = 0
+        self._has_worked = False
+        self._refused = 0
         self._eased = options
         self._wish = StillWish()
 
@@ -95,6 +99,14 @@ class PiCamera:
             run.shut()
             self._stuck = stuck
             raise
+        except CameraError as error:
+            self._refused += self._has_worked
+            if self._refused >= REFUSED_STARTS:
+                words = f"{self._refused} starts failed, the last: {error.cause}"
+                self._stuck = CameraStuckError("start", self._options.name, words, hint="a new process is tried")
+                raise self._stuck from error
+            raise
+        self._refused = 0
         self._run = run
         return info
 
@@ -104,6 +116,7 @@ class PiCamera:
             return
         run.shut()
         self._fruitless = 0 if run.frames else self._fruitless + 1
+        self._has_worked = self._has_worked or bool(run.frames)
         try:
             within(self._stop_limit_s, "stop", self._options.name, run.close)
         except CameraStuckError as stuck:
