@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from video_fixtures import Recorder, decode_packets
 
 from agent.cameras.fake import FakeSource
+from agent.cameras.nuisances import Fan, Headlights, Hunt, Shake, Snow, Thing
 from agent.cameras.planes import Planes
 from agent.cameras.render import Renderer
 from agent.cameras.scene import (
@@ -587,7 +588,9 @@ def test_the_documentation_names_every_scene_ingredient_and_fault() -> None:
         assert f"`{name}`" in text, name
     for kind in ("stall", "die", "packet-gap", "jitter", "late-keyframe", "absent", "busy", "silent"):
         assert f"`{kind}`" in text, kind
-    for ingredient in (Walker, Sitter, Lamp, Daylight, Cloud, Foliage, Rain, Cover, Turn, Fault):
+    ingredients = (Walker, Sitter, Lamp, Daylight, Cloud, Foliage, Rain, Cover, Turn, Fault)
+    nuisances = (Snow, Shake, Hunt, Headlights, Fan, Thing)
+    for ingredient in (*ingredients, *nuisances):
         for field in dataclasses.fields(ingredient):
             assert f"`{field.name}" in text, f"{ingredient.__name__}.{field.name}"
 

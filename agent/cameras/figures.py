@@ -232,6 +232,33 @@ def sitter(height: int, look: int, nod: int, hand: int, lean: int) -> Sprite:
     return pen.sprite(1.0, 1.0, False, look)
 
 
+def thing(height: int, look: str) -> Sprite:
+    """A car seen from the side, a chair or a parcel."""
+    grey, dark, glass, steel = (120, 118, 115), (28, 28, 30), (95, 85, 75), (150, 150, 155)
+    if look == "car":
+        pen, red = _Pen(height, 3.2), (45, 45, 150)
+        pen.shape([(-1.45, 0.85), (-1.45, 0.5), (-0.9, 0.42), (1.3, 0.42), (1.45, 0.55), (1.45, 0.85)], red)
+        pen.shape([(-0.85, 0.45), (-0.45, 0.08), (0.6, 0.05), (1.1, 0.45)], red)
+        pen.shape([(-0.65, 0.42), (-0.38, 0.15), (0.05, 0.13), (0.05, 0.42)], glass)
+        pen.shape([(0.15, 0.42), (0.15, 0.13), (0.55, 0.12), (0.88, 0.42)], glass)
+        for x in (-0.85, 0.85):
+            pen.blob(x, 0.8, 0.2, 0.2, dark)
+            pen.blob(x, 0.8, 0.1, 0.1, steel)
+    elif look == "chair":
+        pen, wood = _Pen(height, 0.9), (60, 95, 140)
+        for x0, x1 in ((-0.24, -0.28), (0.24, 0.28)):
+            pen.limb([(x0, 0.55), (x1, 0.97)], 0.06, wood)
+        pen.limb([(-0.24, 0.55), (-0.26, 0.05)], 0.06, wood)
+        pen.limb([(-0.26, 0.55), (0.26, 0.55)], 0.09, (70, 110, 160))
+        for y in (0.12, 0.28):
+            pen.limb([(-0.26, y), (-0.1, y + 0.02)], 0.07, wood)
+    else:
+        pen = _Pen(height, 1.5)
+        pen.shape([(-0.6, 0.12), (0.6, 0.12), (0.6, 0.97), (-0.6, 0.97)], (95, 140, 180))
+        pen.limb([(0.0, 0.14), (0.0, 0.95)], 0.1, grey)
+    return pen.sprite(0.985, None, True, 7)
+
+
 @cache
 def hand(width: int, height: int) -> tuple[Floats, Floats]:
     """A hand before the lens, far out of focus: where its edge lies in each row (h, 1), in pixels from its mean,

@@ -19,7 +19,7 @@ from agent.cameras.backdrop import draw
 from agent.cameras.figures import LIGHT_ONE, Floats, Sprite
 from agent.cameras.planes import Planes, cv2_module
 from agent.cameras.scene import INFRARED_LIGHT, LAMP_SPREAD, Scene, cloud_profile
-from agent.cameras.weather import Raindrops, SensorNoise, WavingLeaves, wander
+from agent.cameras.weather import Raindrops, SensorNoise, Snowflakes, TurningBlades, WavingLeaves, wander
 from agent.model import Box, Plane, SensorReading
 
 CODES = 4096
@@ -34,9 +34,9 @@ _AE_SETTLE_S = 0.35
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody in view. box: all pixels that are there because of them, shadow included, in shares."""
+    """Somebody, or a thing, in view. box: all pixels that are there because of them, shadow included, in shares."""
 
-    kind: Literal["walker", "sitter"]
+    kind: Literal["walker", "sitter", "thing"]
     box: Box
     is_moving: bool
     contrast: float
@@ -44,7 +44,9 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the picture of one frame shows. light: mean over the picture, 1 a well-lit office."""
+    """What the picture of one frame shows. light: mean over the picture, 1 a well-lit office; hunting: how many stops
+    brighter than right the exposure control makes it.
+    """
 
     frame: int
     t_s: float
@@ -56,14 +58,20 @@ class Truth:
     turned: bool
     frozen: bool
     raining: bool
+    things: tuple[Person, ...] = ()
+    snowing: bool = False
+    shaken: bool = False
+    hunting: float = 0.0
+    headlights: bool = False
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        return tuple(person.box for person in self.people)
+        """Of everybody in view, and of the things that move."""
+        return tuple(person.box for person in self.people) + tuple(t.box for t in self.things if t.is_moving)
 
     @property
     def moving_boxes(self) -> tuple[Box, ...]:
-        return tuple(person.box for person in self.people if person.is_moving)
+        return tuple(one.box for one in (*self.people, *self.things) if one.is_moving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,7 @@ class _Placed:
     x: int
     y: int
     contrast: float
-    kind: Literal["walker", "sitter"]
+    kind: Literal["walker", "sitter", "thing"]
     is_moving: bool
 
 
@@ -97,8 +105,9 @@ class Renderer:
         self.fps = fps
         self._seed = seed
         self._cv2 = cv2_module()
-        margin_x = 2 * math.ceil(sum(abs(turn.dx) for turn in scene.turns) * width / 2)
-        margin_y = 2 * math.ceil(sum(abs(turn.dy) for turn in scene.turns) * height / 2)
+        sway = sum(shake.sway for shake in scene.shakes)
+        margin_x = 2 * math.ceil((sway + sum(abs(turn.dx) for turn in scene.turns)) * width / 2)
+        margin_y = 2 * math.ceil((sway + sum(abs(turn.dy) for turn in scene.turns)) * height / 2)
         self._backdrop = draw(scene.place, width, height, margin_x, margin_y, seed)
         view = self._backdrop.light[margin_y : margin_y + height, margin_x : margin_x + width]
         self._codes_at_base = _TARGET * WHITE / float(view.mean())
@@ -108,10 +117,13 @@ class Renderer:
         self._foliage = [WavingLeaves(region, width, height, seed + i) for i, region in enumerate(scene.foliage)]
         self._noise = SensorNoise(width, height, seed)
         self._rain = Raindrops(width, height, seed) if scene.rain else None
+        self._snow = [(snow, Snowflakes(width, height, seed, snow.flakes, snow.speed)) for snow in scene.snow]
+        self._fans = [TurningBlades(fan, width, height) for fan in scene.fans]
         self._still: tuple[object, npt.NDArray[np.uint16], Plane] | None = None
         self._chroma: tuple[object, Plane, Plane] | None = None
         self._walker = lru_cache(maxsize=36)(figures.walker)
         self._sitter = lru_cache(maxsize=24)(figures.sitter)
+        self._thing = lru_cache(maxsize=12)(figures.thing)
         self._log_light = lru_cache(maxsize=512)(self._log_light_of)
 
     def render(self, frame: int) -> tuple[Planes, SensorReading]:
@@ -125,17 +137,25 @@ class Renderer:
         u, v = self._colours(t_s, exposure, offset)
         for region in self._foliage:
             region.wave(codes, y, self._luma, t_s, offset)
-        for placed in self._people(t_s):
-            self._lay(placed, t_s, exposure, codes, y, u, v)
+        for fan in self._fans:
+            fan.turn(codes, y, self._luma, t_s, offset)
+        people = self._people(t_s)
+        if len(people) > 1:
+            codes = codes.copy()  # who stands in front is mixed with who stands behind
+        for placed in people:
+            self._lay(placed, t_s, exposure, codes, y, u, v, is_last=placed is people[-1])
         level, cover = scene.cover(t_s)
         if cover is not None:
             self._cover(level, cover.share, exposure, y, u, v)
         rain = next((r for r in scene.rain if r.at_s <= t_s < r.at_s + r.for_s), None)
         if rain is not None and self._rain is not None:
             self._rain.drop(y, frame, rain.drops)
-        moving = self._offset(self._time(frame + 1))[0] - offset[0]
-        if abs(moving) > 2:
-            y = np.asarray(self._cv2.blur(y, (min(abs(moving), 61), 1)), dtype=np.uint8)
+        for snow, flakes in self._snow:
+            if snow.at_s <= t_s < snow.at_s + snow.for_s:
+                flakes.fall(y, t_s)
+        smear = self._smear(frame)
+        if smear:
+            y = np.asarray(self._cv2.blur(y, (smear, 1)), dtype=np.uint8)
         self._noise.add(y, u, v, exposure.gain, scene.gain_noise, frame, with_colour=not scene.is_infrared(t_s))
         reading = SensorReading(
             exposure_us=round(exposure.exposure_ms * 1000, 1),
@@ -150,10 +170,11 @@ class Renderer:
         shown = self._shown_frame(frame)
         t_s = self._time(shown)
         scene = self.scene
-        people = []
+        people: list[Person] = []
+        smear = self._smear(shown) // 2
         for placed in self._people(t_s):
             sprite = placed.sprite
-            x0, x1 = (min(max(placed.x + x, 0), self.width) for x in (sprite.x0, sprite.x1))
+            x0, x1 = (min(max(placed.x + x, 0), self.width) for x in (sprite.x0 - smear, sprite.x1 + smear))
             y0, y1 = (min(max(placed.y + y, 0), self.height) for y in (sprite.y0, sprite.y1))
             if x1 > x0 and y1 > y0 and placed.contrast > 0:
                 w, h = self.width, self.height
@@ -163,14 +184,19 @@ class Renderer:
         return Truth(
             frame=frame,
             t_s=now_s,
-            people=tuple(people),
+            people=tuple(person for person in people if person.kind != "thing"),
             light=scene.mean_light(t_s),
             lamps_on=tuple(level > 0.5 for level in scene.lamp_levels(t_s)),
             infrared=scene.is_infrared(t_s),
             covered=scene.cover(t_s)[0] > 0.5,
-            turned=self._offset(t_s) != (0, 0),
+            turned=scene.turned_by(t_s) != (0, 0),
             frozen=scene.frozen_since(now_s) is not None,
             raining=any(r.at_s <= t_s < r.at_s + r.for_s for r in scene.rain),
+            things=tuple(person for person in people if person.kind == "thing"),
+            snowing=any(snow.at_s <= t_s < snow.at_s + snow.for_s for snow in scene.snow),
+            shaken=scene.shaken_by(t_s) != (0, 0),
+            hunting=scene.hunted_by(t_s),
+            headlights=bool(scene.headlights_at(t_s)),
         )
 
     # --- time and light --------------------------------------------------------------------------------------
@@ -203,15 +229,20 @@ class Renderer:
         wanted = _BASE_SENSITIVITY_MS / math.exp(log_light)
         longest = min(_MAX_EXPOSURE_MS, 950 / self.fps)
         # Steps of 1/24 stop, as sensors have: a settled exposure stays the same, and the picture can be kept.
-        wanted = 2 ** (round(math.log2(wanted) * 24) / 24)
+        wanted = 2 ** (round((math.log2(wanted) + self.scene.hunted_by(self._time(frame))) * 24) / 24)
         sensitivity = min(max(wanted, 0.05), longest * _MAX_GAIN)
         exposure_ms = min(sensitivity, longest)
         scale = self._codes_at_base * sensitivity / _BASE_SENSITIVITY_MS
         return _Exposure(exposure_ms, sensitivity / exposure_ms, scale)
 
     def _offset(self, t_s: float) -> tuple[int, int]:
-        dx, dy = self.scene.turned_by(t_s)
-        return round(dx * self.width), round(dy * self.height)
+        turned, shaken = self.scene.turned_by(t_s), self.scene.shaken_by(t_s)
+        return round((turned[0] + shaken[0]) * self.width), round((turned[1] + shaken[1]) * self.height)
+
+    def _smear(self, frame: int) -> int:
+        """By how many pixels a moving camera smears this picture sideways; 0 for hardly."""
+        way = abs(self._offset(self._time(frame + 1))[0] - self._offset(self._time(frame))[0])
+        return min(way, 61) if way > 2 else 0
 
     def _pool(self, x: float, y: float, reach: float) -> Floats:
         """The light of a lamp over the picture, mean LAMP_SPREAD."""
@@ -223,9 +254,15 @@ class Renderer:
     def _illumination(self, t_s: float) -> tuple[float, Floats | None]:
         """Even light, and what lamps or infrared add per pixel (None: nothing)."""
         scene = self.scene
-        if self._infrared_pool is not None and scene.is_infrared(t_s):
-            return 0.0, self._infrared_pool * np.float32(INFRARED_LIGHT / LAMP_SPREAD * 0.75)
         extra: Floats | None = None
+        for beam, middle in scene.headlights_at(t_s):
+            xs = np.exp(-(((np.arange(self.width, dtype=np.float32) / self.width - middle) / beam.reach) ** 2))
+            ys = np.exp(-(((np.arange(self.height, dtype=np.float32) / self.height - beam.y) / beam.reach) ** 2))
+            part = ys[:, None] * xs[None, :] * np.float32(beam.brightness)
+            extra = part if extra is None else extra + part
+        if self._infrared_pool is not None and scene.is_infrared(t_s):
+            part = self._infrared_pool * np.float32(INFRARED_LIGHT / LAMP_SPREAD * 0.75)
+            return 0.0, part if extra is None else extra + part
         for lamp, level, pool in zip(scene.lamps, scene.lamp_levels(t_s), self._pools, strict=True):
             if level > 0:
                 part = pool * np.float32(lamp.brightness * level)
@@ -240,8 +277,14 @@ class Renderer:
         field: Floats | None = None
         for cloud, middle in scene.clouds_at(t_s):
             xs = (np.arange(64, dtype=np.float32) + 0.5) / 64
+            if cloud.edge > 0:  # an edge needs every pixel
+                xs = (np.arange(self.width, dtype=np.float32) + 0.5) / self.width
             grid = xs[None, :] + 0.25 * ((np.arange(36, dtype=np.float32)[:, None] + 0.5) / 36 - 0.5) - middle
-            shade = (1 - cloud.depth * np.exp(-((2 * grid / cloud.size) ** 4))).astype(np.float32)
+            if cloud.edge > 0:
+                inside = np.clip((cloud.size / 2 - np.abs(grid)) / cloud.edge + 0.5, 0, 1)
+                shade = (1 - cloud.depth * inside * inside * (3 - 2 * inside)).astype(np.float32)
+            else:
+                shade = (1 - cloud.depth * np.exp(-((2 * grid / cloud.size) ** 4))).astype(np.float32)
             part = np.asarray(
                 self._cv2.resize(shade, (self.width, self.height), interpolation=self._cv2.INTER_LINEAR), np.float32
             )
@@ -262,7 +305,8 @@ class Renderer:
         """The place without people: codes uint16 (h, w), not to be written when cached, and luma, always new."""
         scene = self.scene
         even = scene.ambient(t_s)
-        key = (even, scene.lamp_levels(t_s), scene.is_infrared(t_s), exposure.scale, offset)
+        beams = tuple(middle for _, middle in scene.headlights_at(t_s))
+        key = (even, scene.lamp_levels(t_s), scene.is_infrared(t_s), exposure.scale, offset, beams)
         changing = self._changing(t_s)
         if changing is None and self._still is not None and self._still[0] == key:
             return self._still[1], self._still[2].copy()
@@ -302,7 +346,7 @@ class Renderer:
         return self._chroma[1].copy(), self._chroma[2].copy()
 
     def _people(self, t_s: float) -> list[_Placed]:
-        """Everybody at scene time t_s, farthest first."""
+        """Everybody and every thing at scene time t_s, farthest first."""
         scene = self.scene
         dx, dy = self._offset(t_s)
         found: list[tuple[float, _Placed]] = []
@@ -331,6 +375,14 @@ class Renderer:
             left = round(sitter.x * self.width) - sprite.foot_x - dx
             top = round(sitter.seat_y * self.height) - sprite.foot_y - dy
             found.append((sitter.seat_y, _Placed(sprite, left, top, sitter.contrast, "sitter", False)))
+        for thing in scene.things:
+            there = thing.place(t_s)
+            if there is None:
+                continue
+            sprite = self._thing(max(8, round(thing.height * self.height)), thing.look)
+            left = round(there[0] * self.width) - sprite.foot_x - dx
+            top = round(thing.feet_y * self.height) - sprite.foot_y - dy
+            found.append((thing.feet_y, _Placed(sprite, left, top, 1.0, "thing", there[1])))
         return [placed for _, placed in sorted(found, key=lambda item: item[0])]
 
     def _lay(
@@ -342,8 +394,10 @@ class Renderer:
         y: Plane,
         u: Plane,
         v: Plane,
+        *,
+        is_last: bool,
     ) -> None:
-        """Lay a figure over the picture, lit like the place where it stands."""
+        """Lay a figure over the picture, lit like the place where it stands. codes are written unless it is_last."""
         sprite = placed.sprite
         x0, x1 = max(0, placed.x + sprite.x0), min(self.width, placed.x + sprite.x1)
         y0, y1 = max(0, placed.y + sprite.y0), min(self.height, placed.y + sprite.y1)
@@ -354,7 +408,11 @@ class Renderer:
         share = np.float32(placed.contrast / 255)
         under = codes[y0:y1, x0:x1] * (1 - sprite.shadow[part] * share)
         mixed = under + sprite.alpha[part] * share * (sprite.light[part] * np.float32(light / LIGHT_ONE) - under)
-        y[y0:y1, x0:x1] = self._luma[np.minimum(mixed, CODES - 1).astype(np.uint16)]
+        there = (sprite.alpha[part] | sprite.shadow[part]) > 0
+        laid = np.minimum(mixed, CODES - 1).astype(np.uint16)
+        np.copyto(y[y0:y1, x0:x1], self._luma[laid], where=there)
+        if not is_last:
+            np.copyto(codes[y0:y1, x0:x1], laid, where=there)
         if self.scene.is_infrared(t_s):
             return
         cx, cy = placed.x // 2, placed.y // 2
@@ -367,20 +425,24 @@ class Renderer:
         alpha = sprite.alpha_c[part] * share
         for plane, own in ((u, sprite.u), (v, sprite.v)):
             below = plane[y0:y1, x0:x1]
-            below[:] = (below + alpha * (own[part] - below) + np.float32(0.5)).astype(np.uint8)
+            below[:] = (below + alpha * (own[part].astype(np.int16) - below) + np.float32(0.5)).astype(np.uint8)
 
     def _light_at(self, t_s: float, x: int, y: int) -> float:
         even, extra = self._illumination_at(t_s, min(x, self.width - 1), min(y, self.height - 1))
         light = even + extra
         for cloud, middle in self.scene.clouds_at(t_s):
-            light *= 1 - cloud.depth * cloud_profile(x / self.width - middle, cloud.size)
+            light *= 1 - cloud.depth * cloud_profile(x / self.width - middle, cloud)
         return light
 
     def _illumination_at(self, t_s: float, x: int, y: int) -> tuple[float, float]:
         scene = self.scene
+        beams = 0.0
+        for beam, middle in scene.headlights_at(t_s):
+            dx, dy = (x / self.width - middle) / beam.reach, (y / self.height - beam.y) / beam.reach
+            beams += beam.brightness * math.exp(-dx * dx - dy * dy)
         if self._infrared_pool is not None and scene.is_infrared(t_s):
-            return 0.0, float(self._infrared_pool[y, x]) * INFRARED_LIGHT / LAMP_SPREAD * 0.75
-        extra = sum(
+            return 0.0, beams + float(self._infrared_pool[y, x]) * INFRARED_LIGHT / LAMP_SPREAD * 0.75
+        extra = beams + sum(
             float(pool[y, x]) * lamp.brightness * level
             for lamp, level, pool in zip(scene.lamps, scene.lamp_levels(t_s), self._pools, strict=True)
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from agent.cameras.nuisances import Fan, Headlights, Hunt, Shake, Snow, Thing
 from agent.errors import ConfigError
 
 Place = Literal["office", "counter", "garden"]
@@ -109,12 +110,15 @@ class Daylight:
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """A cloud's shadow travels through the picture from the left; depth: share of the light it takes."""
+    """A cloud's shadow travels through the picture from the left; depth: share of the light it takes; edge: within
+    this share of the width light becomes shade, 0 as soft as a cloud of that size makes it.
+    """
 
     at_s: float
     for_s: float = 12.0
     depth: float = 0.45
     size: float = 0.8
+    edge: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,12 @@ class Scene:
     infrared: tuple[Infrared, ...] = ()
     foliage: tuple[Foliage, ...] = ()
     rain: tuple[Rain, ...] = ()
+    snow: tuple[Snow, ...] = ()
+    shakes: tuple[Shake, ...] = ()
+    hunts: tuple[Hunt, ...] = ()
+    headlights: tuple[Headlights, ...] = ()
+    fans: tuple[Fan, ...] = ()
+    things: tuple[Thing, ...] = ()
     covers: tuple[Cover, ...] = ()
     turns: tuple[Turn, ...] = ()
     freezes: tuple[Freeze, ...] = ()
@@ -232,7 +242,8 @@ class Scene:
         return t_s % self.period_s if self.period_s > 0 else t_s
 
     def light_is_constant(self) -> bool:
-        return not (self.lamps or self.daylight or self.clouds or self.infrared or self.covers)
+        changes = (self.lamps, self.daylight, self.clouds, self.infrared, self.covers, self.headlights)
+        return not any(changes)
 
     def ambient(self, t_s: float) -> float:
         """The light without lamps at scene time t_s."""
@@ -266,6 +277,20 @@ class Scene:
             dy += turn.dy * level
         return dx, dy
 
+    def shaken_by(self, t_s: float) -> tuple[float, float]:
+        """As turned_by, for the wind."""
+        ways = [shake.by(t_s) for shake in self.shakes]
+        return sum(dx for dx, _ in ways), sum(dy for _, dy in ways)
+
+    def hunted_by(self, t_s: float) -> float:
+        """How many stops too bright the exposure control makes the picture."""
+        return sum(hunt.swing(t_s) for hunt in self.hunts)
+
+    def headlights_at(self, t_s: float) -> list[tuple[Headlights, float]]:
+        """The headlights whose light is in the picture or near it, and the x of its middle."""
+        found = ((light, light.middle(t_s)) for light in self.headlights)
+        return [(light, middle) for light, middle in found if middle is not None]
+
     def frozen_since(self, t_s: float) -> float | None:
         return next((f.at_s for f in self.freezes if f.at_s <= t_s < f.at_s + f.for_s), None)
 
@@ -285,11 +310,15 @@ class Scene:
             light = self.ambient(t_s)
             for cloud, middle in self.clouds_at(t_s):
                 points = [(i + 0.5) / 16 for i in range(16)]
-                light *= 1 - cloud.depth * sum(cloud_profile(x - middle, cloud.size) for x in points) / 16
+                light *= 1 - cloud.depth * sum(cloud_profile(x - middle, cloud) for x in points) / 16
             light += sum(
                 LAMP_SPREAD * lamp.brightness * level
                 for lamp, level in zip(self.lamps, self.lamp_levels(t_s), strict=True)
             )
+        for beam, middle in self.headlights_at(t_s):
+            points = [(i + 0.5) / 16 for i in range(16)]
+            across = sum(math.exp(-(((x - middle) / beam.reach) ** 2)) for x in points) / 16
+            light += beam.brightness * across * beam.reach * math.sqrt(math.pi)
         level, cover = self.cover(t_s)
         if cover is not None:
             light *= 1 - 0.97 * cover.share * level
@@ -314,9 +343,11 @@ def between(at_s: float, for_s: float, ramp_s: float, t_s: float) -> float:
     return max(0.0, min(1.0, (t_s - at_s) / ramp_s, (at_s + for_s + ramp_s - t_s) / ramp_s))
 
 
-def cloud_profile(distance: float, size: float) -> float:
+def cloud_profile(distance: float, cloud: Cloud) -> float:
     """How much of the cloud's depth falls at this distance from its middle, 0..1."""
-    return math.exp(-((2 * distance / size) ** 4))
+    if cloud.edge > 0:
+        return smooth(min(1.0, max(0.0, (cloud.size / 2 - abs(distance)) / cloud.edge + 0.5)))
+    return math.exp(-((2 * distance / cloud.size) ** 4))
 
 
 def load_scene(path: Path) -> Scene:
@@ -335,8 +366,12 @@ def load_scene(path: Path) -> Scene:
     return scene
 
 
-_POSITIVE = {"speed", "height", "reach", "size", "w", "h", "mains_hz", "foliage.period_s", "clouds.for_s"}
-_BOUNDS = {"height": 1.5, "contrast": 1.0, "busy": 1.0, "depth": 1.0, "share": 1.0, "flicker": 0.9, "drops": 5000}
+_POSITIVE = {
+    *("speed", "height", "reach", "size", "w", "h", "mains_hz", "hz", "radius", "blades"),
+    *("foliage.period_s", "hunts.period_s", "clouds.for_s", "headlights.for_s"),
+}
+_BOUNDS = {"height": 1.5, "contrast": 1.0, "busy": 1.0, "depth": 1.0, "share": 1.0, "flicker": 0.9}
+_BOUNDS |= {"drops": 5000, "flakes": 5000, "stops": 4, "sway": 0.2, "blades": 12, "radius": 1}
 
 
 def _build(kind: type[Any], tree: dict[str, Any], where: str) -> Any:
@@ -371,11 +406,16 @@ def _value(hint: Any, key: str, value: Any, where: str) -> Any:
         if value != int(value) or value < 0:
             raise ValueError(f"{where} = {value!r}: should be a whole number, 0 or more")
         value = int(value)
-    if math.isinf(value) and key != "for_s":
+    if math.isinf(value) and key not in ("for_s", "moves_at_s", "leaves_at_s"):
         raise ValueError(f"{where} = {value!r}: should be a finite number")
     if value <= 0 and (key in _POSITIVE or re.sub(r"\[\d+\]", "", where) in _POSITIVE):
         raise ValueError(f"{where} = {value!r}: should be above 0")
-    if key.endswith(("_s", "light", "noise", "depth", "contrast", "busy", "share", "flicker")) and value < 0:
+    if (
+        key.endswith(
+            ("_s", "light", "noise", "depth", "contrast", "busy", "share", "flicker", "edge", "sway", "stops")
+        )
+        and value < 0
+    ):
         raise ValueError(f"{where} = {value!r}: should be 0 or more")
     if value > _BOUNDS.get(key, math.inf):
         raise ValueError(f"{where} = {value!r}: should be at most {_BOUNDS[key]:g}")

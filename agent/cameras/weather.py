@@ -1,4 +1,4 @@
-"""What moves in the fake camera's picture by itself: leaves, rain, sensor noise. Touches the planes it is given."""
+"""What moves in the fake camera's picture by itself: leaves, fans, rain, snow, noise. Touches planes given it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from agent.cameras.nuisances import Fan
 from agent.cameras.planes import cv2_module
 from agent.cameras.scene import Foliage
 from agent.model import Plane
@@ -142,6 +143,55 @@ def _rain_sheets(width: int, height: int, seed: int) -> list[Plane]:
             cv2.line(sheet, (int(x), int(y)), end, bright, max(1, round(height / 400)), cv2.LINE_AA)
         sheets.append(np.asarray(cv2.blur(sheet, (1, max(1, height // 90))), dtype=np.uint8))
     return sheets
+
+
+class Snowflakes:
+    """Flakes that fall, each on its own way: a flake is the same one in the next frame, as a drop of rain is not."""
+
+    def __init__(self, width: int, height: int, seed: int, flakes: int, speed: float) -> None:
+        self._cv2 = cv2_module()
+        rng = np.random.default_rng((seed, 71))
+        near = rng.uniform(0.25, 1, flakes) ** 2
+        self._x0, self._y0 = rng.uniform(0, 1, flakes) * width, rng.uniform(0, 1.1, flakes) * height
+        self._fall, self._drift = speed * height * near, rng.uniform(-0.3, 0.5, flakes) * speed * height * near
+        self._radius = np.maximum(0.7, 0.011 * height * near)
+        self._bright = 40 + 90 * near
+
+    def fall(self, y: Plane, t_s: float) -> None:
+        """Brighten y in place where flakes are at t_s."""
+        height, width = y.shape
+        xs, ys = (self._x0 + self._drift * t_s) % width, (self._y0 + self._fall * t_s) % (1.1 * height)
+        sheet = np.zeros_like(y)
+        for x, top, radius, bright in zip(xs, ys, self._radius, self._bright, strict=True):
+            centre = (round(float(x) * 16), round(float(top - 0.05 * height) * 16))
+            self._cv2.circle(sheet, centre, round(float(radius) * 16), int(bright), -1, self._cv2.LINE_AA, 4)
+        self._cv2.add(y, sheet, dst=y)
+
+
+class TurningBlades:
+    """A fan: dark blades that turn within a disc, each point as much covered as the shutter time would have it."""
+
+    def __init__(self, fan: Fan, width: int, height: int) -> None:
+        self._fan = fan
+        self._centre = (round(fan.x * width), round(fan.y * height))
+        self._radius = max(2, round(fan.radius * height))
+        along = np.arange(-self._radius, self._radius + 1, dtype=np.float32)
+        self._angle = np.arctan2(along[:, None], along[None, :])
+        far = np.hypot(along[:, None], along[None, :])
+        self._disc = ((far <= self._radius) & (far > 0.12 * self._radius)).astype(np.float32)
+
+    def turn(self, codes: npt.NDArray[np.uint16], y: Plane, luma: Plane, t_s: float, offset: tuple[int, int]) -> None:
+        height, width = y.shape
+        left, top = self._centre[0] - offset[0] - self._radius, self._centre[1] - offset[1] - self._radius
+        side = 2 * self._radius + 1
+        x0, x1, y0, y1 = max(0, left), min(width, left + side), max(0, top), min(height, top + side)
+        if x0 >= x1 or y0 >= y1:
+            return
+        part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+        turned = self._angle[part] - np.float32(2 * math.pi * self._fan.turns_per_s * t_s)
+        blades = np.clip(2 * np.cos(self._fan.blades * turned), 0, 1) * self._disc[part]
+        lit = codes[y0:y1, x0:x1] * (1 - np.float32(0.65) * blades)
+        y[y0:y1, x0:x1] = luma[lit.astype(np.uint16)]
 
 
 def wander(t_s: float, period_s: float, seed: int) -> float:
