@@ -80,6 +80,7 @@ class Health:
         link: LinkStatus,
         commands: CommandsStatus | None = None,
         arming: Arming | None = None,
+        view: str = "",
         stuck: str = "",
     ) -> None:
         now_ns = self._clock.boot_ns()
@@ -90,6 +91,7 @@ class Health:
             "board": self._ladder.trouble,
             "camera": camera.trouble,
             "vision": vision.trouble,
+            "view": view,
             "storage": storage.trouble,
             "broker": link.trouble,
             "commands": commands.trouble if commands is not None else "",

@@ -36,6 +36,7 @@ from agent.storage import Storage
 from agent.topics import CMD, CONFIG_DESIRED, META
 from agent.ulid import new_ulid
 from agent.updates import Updates
+from agent.viewing import Viewing
 from agent.vision import Vision
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,16 @@ class Stage(Protocol):
 
 
 class RingAndSlot:
-    """The camera's sink: packets into the ring, the newest frame into the slot (and the tap of live)."""
+    """The camera's sink: packets into the ring, the newest frame into the slot (and the tap of live).
+
+    newest: for who looks now and then, as the view check.
+    """
 
     def __init__(self, ring: PacketRing, slot: FrameSlot, tap: FrameTap) -> None:
         self._ring = ring
         self._slot = slot
         self._tap = tap
+        self.newest: Frame | None = None
 
     def on_packet(self, packet: Packet) -> None:
         self._ring.put(packet)
@@ -84,6 +89,7 @@ class RingAndSlot:
     def on_frame(self, frame: Frame) -> None:
         self._slot.put(frame)
         self._tap.put(frame)
+        self.newest = frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,7 @@ class Node:
                 restart=self.restart,
                 write=self.commands.write,
             )
+        self.viewing = Viewing(settings)
         self.health = Health(settings, clock, Path("/"))
 
     def new_id(self) -> str:
@@ -236,7 +243,7 @@ class Node:
     def adopt(self, settings: Settings) -> None:
         """Go by other settings, of which none needs a restart; from any thread."""
         self.settings = settings
-        for room in (self.vision, self.storage, self.health, self.announcer):
+        for room in (self.vision, self.storage, self.health, self.announcer, self.viewing):
             room.adopt(settings)
         logging.getLogger().setLevel(settings.log.level.upper())
 
@@ -285,6 +292,8 @@ class Node:
         if camera.running != was_running and not camera.ended:
             self._tell_camera(camera, now_ns)
         stuck = self.stuck(now_ns)
+        is_quiet = camera.running and not self.vision.is_on and not self.vision.status.learning
+        self.viewing.step(now_ns, self.sink.newest, is_quiet=is_quiet)
         self.health.step(
             self.statuses,
             camera=camera,
@@ -293,6 +302,7 @@ class Node:
             link=self.link.status,
             commands=self.commands.status,
             arming=self.arming,
+            view=self.viewing.trouble,
             stuck=stuck,
         )
         self._ease(self.health.ease, now_ns)

@@ -24,7 +24,7 @@ FLOORS: dict[str, int] = {
             " verification"
             " errands answers posting jobs archive live pictures mail uploads configuration desired operators"
             " connection delivery lasts suspicion reconnect notices keeper announcer trial commissioning verbs"
-            " packages updates rollout",
+            " packages updates rollout view viewing",
             "vision storage link commands health cameras",
             "node cli __main__",
         )

@@ -63,7 +63,7 @@ def test_each_word_about_certificates_has_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["board", "camera", "vision", "storage", "broker", "commands", "arming", "clock", "watchdog"]
+    "part", ["board", "camera", "view", "vision", "storage", "broker", "commands", "arming", "clock", "watchdog"]
 )
 def test_each_part_of_the_node_has_its_place(part: str) -> None:
     headings = [line for line in (ROOT / "docs/OPERATIONS.md").read_text().splitlines() if line.startswith("## ")]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.access import COMMISSIONING
 from agent.board import Board
 from agent.cameras.open import open_camera
 from agent.cli import add_config, load_settings
@@ -21,6 +22,8 @@ from agent.errors import AgentError, LinkError
 from agent.model import NS_PER_S, Frame, Packet
 from agent.settings import Settings
 from agent.topics import Topics
+from agent.view import compare
+from agent.viewing import baseline
 
 HELP = "try settings, board, clock, disk, camera and broker; say pass or fail and what to do"
 
@@ -48,12 +51,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = load_settings(args.config)
+    sink = FirstFrames()
     checks: dict[str, Callable[[Settings], Finding]] = {
         "settings": check_settings,
         "board": check_board,
         "clock": check_clock,
         "disk": check_disk,
-        "camera": check_camera,
+        "camera": lambda given: check_camera(given, sink),
+        "view": lambda given: check_view(given, sink.newest),
         "broker": check_broker,
     }
     failed = 0
@@ -149,18 +154,19 @@ class FirstFrames:
         self.enough = threading.Event()
         self.frames: list[int] = []
         self.packets = 0
+        self.newest: Frame | None = None
 
     def on_packet(self, packet: Packet) -> None:
         self.packets += 1
 
     def on_frame(self, frame: Frame) -> None:
         self.frames.append(frame.t_ns)
+        self.newest = frame
         if len(self.frames) >= FRAMES_WANTED and self.packets:
             self.enough.set()
 
 
-def check_camera(settings: Settings) -> Finding:
-    sink = FirstFrames()
+def check_camera(settings: Settings, sink: FirstFrames) -> Finding:
     camera = open_camera(settings, SystemClock())
     info = camera.start(sink)
     try:
@@ -179,6 +185,25 @@ def check_camera(settings: Settings) -> Finding:
     span_s = (sink.frames[-1] - sink.frames[0]) / NS_PER_S if len(sink.frames) > 1 else 0.0
     measured = f", {(len(sink.frames) - 1) / span_s:.1f} fps measured" if span_s else ""
     return Finding(True, f"{info.description}{measured}")
+
+
+VIEW_HINTS = {
+    "turned": "turn it back; or do the walk test again, if it shall look there: camera-agent aim",
+    "other": "turn it back; or do the walk test again, if it shall look there: camera-agent aim",
+    "covered": "take away what hangs or stands before it",
+    "soft": "clean the lens, look for condensation, focus it",
+}
+
+
+def check_view(settings: Settings, frame: Frame | None) -> Finding:
+    """Whether the camera shows what it showed at the walk test."""
+    if frame is None:
+        return Finding(False, "there is no picture to look at", "see camera, above")
+    before = baseline(settings.clips.directory / COMMISSIONING, Disk())
+    if before is None:
+        return Finding(True, "no walk test to compare with yet: camera-agent aim")
+    view = compare(before, frame.y, settings.zones)
+    return Finding(not view.is_wrong, view.words, VIEW_HINTS.get(view.state, ""))
 
 
 def check_broker(settings: Settings) -> Finding:
