@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from storage_fixtures import Rig, event, make_rig
@@ -19,6 +20,7 @@ from agent.verification import verify_index
 pytest_plugins = ["closing"]
 DAY_S = 86400
 TRUE_WALL_S = 1_764_000_000
+LAST_WALL_S = 8_267_000_000
 
 
 def unsynced_rig(directory: Path) -> Rig:
@@ -96,42 +98,105 @@ def test_clock_steps_at_random_moments_lose_and_confuse_nothing(seed: int, tmp_p
     assert wander(tmp_path / "node", steps=60, seed=seed) == []
 
 
+class Retention:
+    """Watches the ring: a clip that is older than its limit by the node's running time may go, no other."""
+
+    LIMIT_S = 90.0
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.past_s = 0.0
+        self.began_s = 0.0
+        self.stored_s: dict[str, float] = {}
+        self.deleted: set[str] = set()
+        self.found: list[str] = []
+
+    def boot(self, clock: SimulatedClock) -> None:
+        self.began_s = clock.boot_ns() / 1e9
+
+    def power_off(self, clock: SimulatedClock) -> None:
+        self.past_s += clock.boot_ns() / 1e9 - self.began_s
+
+    def look(self, rig: Rig) -> None:
+        now_s = self.past_s + rig.now_s - self.began_s
+        reader = rig.reader
+        there = {clip.id for clip in reader.clips()}
+        reader.close()
+        for clip_id in there - self.stored_s.keys():
+            self.stored_s[clip_id] = now_s
+        for clip_id in self.stored_s.keys() - there - self.deleted:
+            self.deleted.add(clip_id)
+            # Seen and stored may lie a moment apart: the ring is looked at twice a second.
+            if now_s - self.stored_s[clip_id] < self.LIMIT_S - 1:
+                self.found.append(f"clip {clip_id} was deleted after {now_s - self.stored_s[clip_id]:.0f} s")
+
+
 def wander(directory: Path, *, steps: int, seed: int) -> list[str]:
-    """Random steps of up to ten years, also while recording and over restarts: every broken promise in words."""
+    """Random steps of up to ten years, idle, while recording, in the post-roll, over restarts, while clips grow old.
+
+    Every broken promise in words.
+    """
     chance = random.Random(seed)
     clock = SimulatedClock(wall_ns=chance.choice([0, TRUE_WALL_S * 10**9]))
-    boots = 1
-    rig = make_rig(directory, clock=clock, max_age_days=30, pre_roll_s=1, post_roll_s=1)
+    ring: dict[str, Any] = {"max_age_days": Retention.LIMIT_S / DAY_S, "pre_roll_s": 1, "post_roll_s": 1}
+    boots, retention = 1, Retention(directory)
+    retention.boot(clock)
+    rig = make_rig(directory, clock=clock, **ring)
     rig.storage.open()
+
+    def film(seconds: float) -> None:
+        for _ in range(round(seconds / 0.5)):
+            rig.film(0.5)
+            retention.look(rig)
+
+    def step() -> None:
+        by_s = chance.uniform(-3650, 3650) * DAY_S
+        if chance.random() < 0.1:  # a hostile time server
+            rig.clock.is_synced = True
+            by_s = 3652 * DAY_S
+        # The kernel lets nobody set its clock before 1970 or after 2232.
+        wall_s = rig.clock.wall_ns() / 1e9
+        rig.clock.step_wall(min(max(by_s, 1 - wall_s), LAST_WALL_S - wall_s))
+
     for number in range(steps):
         if number % 20 == 19:
             rig.storage.close()
+            retention.power_off(rig.clock)
             boots += 1
-            clock = SimulatedClock(boot_ns=10**10, wall_ns=clock.wall_ns())
+            clock = SimulatedClock(boot_ns=10**10, wall_ns=rig.clock.wall_ns())
             clock.boot_id = f"00000000-0000-4000-8000-{boots:012d}"
-            rig = make_rig(directory, clock=clock, max_age_days=30, pre_roll_s=1, post_roll_s=1)
+            retention.boot(clock)
+            rig = make_rig(directory, clock=clock, **ring)
             rig.storage.open()
-        clock.is_synced = chance.random() < 0.5
+        rig.clock.is_synced = chance.random() < 0.5
+        moment = chance.choice(["idle", "recording", "post-roll"])
+        if moment == "idle":
+            step()
         event_id = new_ulid(1_600_000_000_000 + number, number)
-        begin = event(clock.boot_ns(), picture_ns=clock.boot_ns(), event_id=event_id)
+        begin = event(rig.clock.boot_ns(), picture_ns=rig.clock.boot_ns(), event_id=event_id)
         rig.happen(begin)
-        rig.film(0.5)
-        # Never before 1970: the kernel's clock does not go there either.
-        clock.step_wall(max(chance.uniform(-3650, 3650) * DAY_S, 1 - clock.wall_ns() / 1e9))
-        rig.film(0.5)
-        rig.happen(event(begin.start.t_ns, end_ns=clock.boot_ns(), rev=2, event_id=begin.id))
-        rig.film(4)
+        film(chance.choice([0.5, 1]))
+        if moment == "recording":
+            step()
+        film(0.5)
+        rig.happen(event(begin.start.t_ns, end_ns=rig.clock.boot_ns(), rev=2, event_id=begin.id))
+        if moment == "post-roll":
+            rig.film(chance.uniform(0.1, 0.9))
+            step()
+        film(4)
     rig.storage.close()
-    return _confusion(directory, steps)
+    return retention.found + _confusion(directory, steps, retention)
 
 
-def _confusion(directory: Path, steps: int) -> list[str]:
+def _confusion(directory: Path, steps: int, retention: Retention) -> list[str]:
     reader = LedgerReader(directory)
     clips, rows = reader.clips(), reader.sent(0, 10**9, 10**6)
     found = list(verify_index(directory, reader))
     reader.close()
-    if len({event_id for clip in clips for event_id in clip.event_ids}) != steps:
-        found.append(f"{steps} events were recorded, clips show {len(clips)}")
+    if len(clips) + len(retention.deleted) != steps:
+        found.append(f"{steps} events were recorded, {len(clips)} clips are left, {len(retention.deleted)} were old")
+    if steps > 40 and not retention.deleted:
+        found.append("no clip ever grew old: the retention was not tried")
     if len({clip.id for clip in clips}) != len(clips) or len({row.seq for row in rows}) != len(rows):
         found.append("an id or a number was given twice")
     for before, after in pairwise(clips):
