@@ -38,7 +38,7 @@ from agent.posting import row_packet
 from agent.reconnect import Reconnect
 from agent.settings import MqttSettings, NodeSettings
 from agent.status import LinkStatus
-from agent.suspicion import Suspicion
+from agent.suspicion import BLAMES_MESSAGE, Suspicion
 from agent.topics import ECHO, META, STATE, Topics
 from agent.ulid import new_ulid
 
@@ -119,6 +119,7 @@ class Link:
         self._lasts = Lasts()
         self._epoch_is_checked = False
         self._suspicion = Suspicion()
+        self._has_answers = False  # of this connection
         statuses.wake(self.bell)
 
     def step(self, wait_s: float) -> None:
@@ -234,6 +235,7 @@ class Link:
         self._reconnect.born(self._clock.boot_ns())
         self._connections += 1
         self._sent.clear()
+        self._has_answers = False
         self._denied.clear()
         self._delivery.restart()
         self._answers.begin(connection)
@@ -277,7 +279,8 @@ class Link:
         if not in_flight:
             self._suspicion.clear()
         elif (connection.closed_by is not None or connection.closed_silently) and connection.closed_by != TAKEN_OVER:
-            given_up = self._suspicion.died(in_flight)
+            is_told = connection.closed_by in BLAMES_MESSAGE or connection.protocol == "3.1.1"
+            given_up = self._suspicion.died(in_flight, had_answers=self._has_answers, is_told=is_told)
             if given_up is not None:
                 self._give_up(given_up.seq, "the broker ended one connection after the other on this message")
         return delivered_some
@@ -334,11 +337,7 @@ class Link:
     def _send_row(self, connection: Connection) -> bool:
         """Send the next row; False when there is none now."""
         # A row that connections died on goes alone, so that the blame is certain.
-        if (
-            self._outbox is None
-            or not self._echo.is_heard
-            or (self._suspicion.must_go_alone and self._delivery.in_flight)
-        ):
+        if self._outbox is None or not self._echo.is_heard or (self._suspicion.must_go_alone and self._sent):
             return False
         try:
             row = self._delivery.next(self._outbox, self._clock.boot_ns())
@@ -387,6 +386,7 @@ class Link:
     # -- what came of it
 
     def _settle(self, ack: PubAck) -> None:
+        self._has_answers = True
         sent = self._sent.pop(ack.mid, None)
         if sent is None:
             self._answers.settle(ack)

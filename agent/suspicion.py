@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from agent.model import OutboxRow
 
-ALONE_DEATHS = 2
 POISON_DEATHS = 5
-LARGE_POISON_DEATHS = 3
-"""Connections that ended on one row: after 2 it is sent alone, after 5 it is given up.
+"""Connections that answered something before and ended while one row alone was in flight: then it is given up.
 
-One that is larger than all this broker took so far is given up after 3: brokers hang up on what is too large, and
-not all say their limit.
+So many, because a network that breaks again and again looks the same.
 """
+TOLD_DEATHS = 3
+"""Enough where the broker says that the message is wrong, or speaks MQTT 3.1.1, in which it could not say so."""
 
-LARGE_BYTES = 4096
+BLAMES_MESSAGE = frozenset({0x81, 0x82, 0x95, 0x99})
+"""Reasons of a DISCONNECT: malformed packet, protocol error, packet too large, payload format invalid."""
 
 
 class Suspicion:
@@ -23,41 +23,39 @@ class Suspicion:
 
     def __init__(self) -> None:
         self.deaths = 0
+        self._certain = 0
         self._suspects: set[int] = set()
-        self._largest_answered = LARGE_BYTES
 
     @property
     def must_go_alone(self) -> bool:
-        """Rows go one by one until each suspect was answered or is certain."""
-        return self.deaths >= ALONE_DEATHS
+        """Rows go one by one, with nothing else unanswered, until each suspect was answered or is certain."""
+        return self.deaths > 0
 
     def clear(self) -> None:
-        self.deaths = 0
+        self.deaths = self._certain = 0
         self._suspects.clear()
 
     def answered(self, row: OutboxRow) -> None:
         """The broker read row and lives."""
-        self._largest_answered = max(self._largest_answered, _size(row))
         self._suspects.discard(row.seq)
         if not self._suspects:
-            self.deaths = 0
+            self.clear()
 
-    def died(self, in_flight: Sequence[OutboxRow]) -> OutboxRow | None:
+    def died(self, in_flight: Sequence[OutboxRow], *, had_answers: bool, is_told: bool) -> OutboxRow | None:
         """A connection ended with these unanswered (at least one); the row to give up, if it is certain.
 
-        Not the oldest of them is to blame: answers to those before the guilty one get lost with the connection.
+        had_answers: it had answered something before. is_told: it ended as TOLD_DEATHS says. Not the oldest of them
+        is to blame: answers to those before the guilty one get lost with the connection.
         """
         seqs = {row.seq for row in in_flight}
         still = self._suspects & seqs
-        self.deaths = self.deaths + 1 if still else 1
+        if not still:
+            self.clear()
         self._suspects = still or seqs
-        row = in_flight[0]
-        limit = LARGE_POISON_DEATHS if _size(row) > self._largest_answered else POISON_DEATHS
-        if len(in_flight) > 1 or self.deaths < limit:
+        self.deaths += 1
+        self._certain += len(in_flight) == 1 and had_answers
+        is_enough = self.deaths >= TOLD_DEATHS if is_told else self._certain >= POISON_DEATHS
+        if not is_enough or not self._certain or len(in_flight) > 1:
             return None
         self.clear()
-        return row
-
-
-def _size(row: OutboxRow) -> int:
-    return len(row.body) + len(row.blob or b"")
+        return in_flight[0]
