@@ -33,8 +33,8 @@ def rate(since_s: float, time_s: float) -> float:
 class Scene:
     """Mean level and noise of each pixel, the bounds within which it counts as the same, and the light of now.
 
-    margin: uint8, what noise may do. light: what multiplies a picture into the usual light; None: nothing. level: the
-    last picture seen, in the usual light. doubt: levels that this leaves unsure; None: none.
+    usual: the mean, uint8. margin: uint8, what noise may do. light: what multiplies a picture into the usual light;
+    None: nothing. level: the last picture seen, in the usual light. doubt: levels that this leaves unsure; None: none.
     """
 
     def __init__(self, first: Plane, rules: Rules) -> None:
@@ -46,7 +46,7 @@ class Scene:
         self._spread: Levels | float = 0.0
         self._updates = 0
         self._noise_since_s = 0.0
-        self._same = self._usual = self._low = self._high = self._lowest = self._highest = self.margin = first
+        self._same = self.usual = self._low = self._high = self._lowest = self._highest = self.margin = first
         self.level = first
         self.light: Light | None = None
         self._gain: Gain | None = None
@@ -84,7 +84,7 @@ class Scene:
         # At first each time: what was learned in a second and a half is rough.
         if self._updates % rules.noise_every == 0 or self._updates < 40:
             # Bounded by the margin: a thing that stops does not make its place noisy.
-            off = cv2.min(cv2.absdiff(self.level, self._usual), self.margin)
+            off = cv2.min(cv2.absdiff(self.level, self.usual), self.margin)
             cv2.accumulateWeighted(off, self._noise, rate(self._noise_since_s, rules.noise_s), mask=free)
             self._noise_since_s = 0.0
             self._set_margin()
@@ -105,7 +105,7 @@ class Scene:
     def tiles(self) -> Levels:
         """Mean usual level of each tile."""
         if self._known_tiles is None:
-            self._known_tiles = tile_means(self._usual)
+            self._known_tiles = tile_means(self.usual)
         return self._known_tiles
 
     def is_quiet(self, small: Plane, least: float) -> bool:
@@ -148,7 +148,7 @@ class Scene:
 
     def _set_light(self, light: Light | None) -> None:
         self.light = light
-        self._gain = None if light is None else gain_of(light, self._usual.shape)
+        self._gain = None if light is None else gain_of(light, self.usual.shape)
         self.doubt = doubt_of(light, self._gain, self._rules)
         self._widen()
 
@@ -169,9 +169,9 @@ class Scene:
     def _rebound(self) -> None:
         """A pixel may look like any of its neighbours (leaves, shaking), give or take the margin of noise."""
         cv2 = opencv()
-        self._usual = cv2.convertScaleAbs(self._mean)
-        self._low = cv2.subtract(cv2.erode(self._usual, self._kernel), self.margin)
-        self._high = cv2.add(cv2.dilate(self._usual, self._kernel), self.margin)
+        self.usual = cv2.convertScaleAbs(self._mean)
+        self._low = cv2.subtract(cv2.erode(self.usual, self._kernel), self.margin)
+        self._high = cv2.add(cv2.dilate(self.usual, self._kernel), self.margin)
         self._known_tiles = None
         self._widen()
 

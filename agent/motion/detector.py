@@ -412,7 +412,10 @@ class Detector:
         score = round(0.5 * min(1.0, oldest / (self._confirm + 1)), 3)
         if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
-        cells, boxes, excess, is_scattered = things(changed, candidates, ages >= self._confirm, self._pixel)
+        pictures = None if self._scene.light is None else (self._past[-1][1], self._scene.usual)
+        cells, boxes, excess, is_scattered = things(changed, candidates, ages >= self._confirm, self._pixel, pictures)
+        if not boxes:
+            return self._not_active(frame, min(score, 0.5), light_changed)
         # Little of it must show for twice as long: of noise, rain and leaves there is seldom more than a trace.
         is_faint = excess < self._rules.trace and oldest < 2 * self._confirm
         if self._since is None and (is_faint or is_scattered):
