@@ -34,7 +34,7 @@ class Scene:
     """Mean level and noise of each pixel, the bounds within which it counts as the same, and the light of now.
 
     usual: the mean, uint8. margin: uint8, what noise may do. light: what multiplies a picture into the usual light;
-    None: nothing. level: the last picture seen, in the usual light. doubt: levels that this leaves unsure; None: none.
+    None: nothing. level: the last picture seen, in the usual light. doubt: levels that this leaves unsure, or None.
     """
 
     def __init__(self, first: Plane, rules: Rules) -> None:

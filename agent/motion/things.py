@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,10 +17,10 @@ SCATTERED = 6
 STRONG = 0.15
 """A shadow that takes less of the light than this leaves too few changed pixels to matter."""
 PIXELS = 24
-SAME = 0.7
-"""Correlation of the texture with that of the background. Of 3,774 boxes of people and cars in 56 recordings 0.4 %
-were above, of 156 boxes at the edges of clouds 83 %."""
-EVEN = 0.3
+SURE, MAYBE = 0.8, 0.6
+"""Correlation of the texture with that of the background. Of 3,774 boxes of people and cars in 56 recordings 0.7 %
+pass for shadows, of 156 boxes at the edges of clouds 90 %."""
+EVEN = 0.12
 BIT = 20.0
 """Excess pixels."""
 
@@ -54,17 +55,19 @@ def things(
         left, top = max(left - 1, 0) * CELL, max(top - 1, 0) * CELL
         around = changed[top : top + (high + 1) * CELL, left : left + (wide + 1) * CELL]
         x, y, w, h = cv2.boundingRect(around)
-        is_dark = False if pictures is None or not w else is_shadow(*pictures, (left + x, top + y, w, h))
-        if is_dark:
+        likeness = 0.0 if pictures is None or not w else shadow_likeness(*pictures, (left + x, top + y, w, h))
+        if likeness is None:
+            likeness = MAYBE if excess[label] < BIT else 0.0
+        if likeness >= SURE:
             shadows += 1
             found[label] = False
             continue
-        if is_dark is None and excess[label] < BIT:
+        if likeness >= MAYBE:
             unsure.append(label)
         if w and h:
             rectangles.append((label, left + x, top + y, w, h))
     if shadows:
-        # Where one shadow passes, bits too small to tell are of it.
+        # Where one shadow passes, what may be another one, or is too small to tell, is.
         found[unsure] = False
     cells = candidates if len(stats) == 2 and found[1] else candidates * found[labels]
     boxes = [Box(x * share[0], y * share[1], w * share[0], h * share[1]) for i, x, y, w, h in rectangles if found[i]]
@@ -72,8 +75,8 @@ def things(
     return cells, tuple(merged(boxes)), float(excess[found].max(initial=0.0)), is_scattered
 
 
-def is_shadow(small: Plane, usual: Plane, box: tuple[int, int, int, int]) -> bool | None:
-    """Whether what is much darker or brighter in and around the box still shows the texture of the background.
+def shadow_likeness(small: Plane, usual: Plane, box: tuple[int, int, int, int]) -> float | None:
+    """0..1: how well what is much darker or brighter in and around the box shows the texture of the background.
 
     A shadow multiplies what lies under it, a thing covers it. None where too little differs by much.
     """
@@ -87,12 +90,14 @@ def is_shadow(small: Plane, usual: Plane, box: tuple[int, int, int, int]) -> boo
         return None
     texture_now = cv2.Laplacian(now, cv2.CV_32F)[differs]
     texture_then = cv2.Laplacian(then, cv2.CV_32F)[differs]
-    alike = float(texture_now @ texture_then)
-    if alike <= 0 or alike * alike < SAME**2 * float(texture_now @ texture_now) * float(texture_then @ texture_then):
-        return False
-    # The same share of the light is missing everywhere: half of the ratios lie near each other.
-    ratios = np.sort(np.log((now[differs] + 1.0) / (then[differs] + 1.0)))
-    return bool(ratios[3 * ratios.size // 4] - ratios[ratios.size // 4] < EVEN)
+    both = math.sqrt(float(texture_now @ texture_now) * float(texture_then @ texture_then))
+    likeness = float(texture_now @ texture_then) / max(both, 1.0)
+    if likeness < SURE:
+        # The same share of the light is missing everywhere: half of the ratios lie near each other.
+        ratios = np.sort(np.log((now[differs] + 1.0) / (then[differs] + 1.0)))
+        if ratios[3 * ratios.size // 4] - ratios[ratios.size // 4] < EVEN:
+            return SURE if likeness >= MAYBE else MAYBE
+    return likeness
 
 
 def merged(boxes: Sequence[Box], beside: float = 0.02, above: float = 0.08) -> list[Box]:
