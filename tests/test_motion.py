@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -64,7 +65,11 @@ def active_times(motions: list[Motion]) -> list[float]:
 
 
 def walker(t_s: float, *, at_s: float = 4.0, speed: float = 60.0, **look: Any) -> Picture:
-    return person(wall(), -14 + speed * (t_s - at_s), **look) if t_s >= at_s else wall()
+    return walker_on(wall(), t_s, at_s=at_s, speed=speed, **look)
+
+
+def walker_on(picture: Picture, t_s: float, *, at_s: float = 4.0, speed: float = 60.0, **look: Any) -> Picture:
+    return person(picture, -14 + speed * (t_s - at_s), **look) if t_s >= at_s else picture
 
 
 @pytest.mark.parametrize("fps", [5.0, 15.0, 30.0])
@@ -192,6 +197,37 @@ def test_a_soft_shadow_passing_over_is_no_motion() -> None:
         return lit(wall(), shadow)
 
     assert active_times(watch(scene, 11)) == []
+
+
+def ground() -> Picture:
+    """Grass or gravel: texture everywhere."""
+    texture = cv2.GaussianBlur(np.random.default_rng(4).normal(0, 1, (H, W)), (0, 0), 2.5)
+    rough: Picture = wall() + 14 * texture / texture.std()
+    return rough
+
+
+def hard_shadow(t_s: float, *, takes: float = 0.45) -> Picture:
+    """A cloud's shadow, 200 pixels wide, whose edge is sharp, at 70 pixels a second from 4 s on."""
+    x, y = np.meshgrid(np.arange(W), np.arange(H))
+    right = 70 * (t_s - 4) - 0.4 * y
+    shadow: Picture = 1 - takes * np.clip((right - x) / 4, 0, 1) * np.clip((x - right + 200) / 4, 0, 1)
+    return shadow
+
+
+@pytest.mark.parametrize("takes", [0.25, 0.35, 0.45])
+def test_a_hard_shadow_passing_over_ground_with_texture_is_no_motion(takes: float) -> None:
+    assert active_times(watch(lambda t: lit(ground(), hard_shadow(t, takes=takes)), 14, noise=1.0)) == []
+
+
+def test_somebody_in_one_dark_colour_is_no_shadow() -> None:
+    for level in (30.0, 60.0, 90.0):
+        times = active_times(watch(lambda t, of=level: walker_on(ground(), t, level=of), 7))  # type: ignore[misc]
+        assert 4.0 < times[0] < 4.5
+
+
+def test_somebody_who_walks_while_a_hard_shadow_passes_is_found() -> None:
+    times = active_times(watch(lambda t: lit(walker_on(ground(), t, at_s=6.0), hard_shadow(t)), 12, noise=1.0))
+    assert 6.0 < times[0] < 7.0
 
 
 def test_who_stands_and_leaves_leaves_no_ghost() -> None:

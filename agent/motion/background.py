@@ -33,14 +33,15 @@ def rate(since_s: float, time_s: float) -> float:
 class Scene:
     """Mean level and noise of each pixel, the bounds within which it counts as the same, and the light of now.
 
-    usual: the mean, uint8. margin: uint8, what noise may do. light: what multiplies a picture into the usual light;
-    None: nothing. level: the last picture seen, in the usual light. doubt: levels that this leaves unsure, or None.
+    usual: the mean, uint8. noise: mean deviation. margin: uint8, what it may do. light: what multiplies a picture
+    into the usual light; None: nothing. level: the last picture seen, in the usual light. doubt: levels that this
+    leaves unsure, or None.
     """
 
     def __init__(self, first: Plane, rules: Rules) -> None:
         self._rules = rules
         self._mean: Levels = first.astype(np.float32)
-        self._noise: Levels = np.ones(first.shape, np.float32)
+        self.noise: Levels = np.ones(first.shape, np.float32)
         self._kernel = np.ones((rules.envelope, rules.envelope), np.uint8)
         self._floor: Levels | float = 0.0
         self._spread: Levels | float = 0.0
@@ -58,7 +59,7 @@ class Scene:
         cv2 = opencv()
         if frames > 2:
             off = cv2.absdiff(small, cv2.convertScaleAbs(self._mean))
-            cv2.accumulateWeighted(cv2.min(off, 40.0), self._noise, max(1 / (frames - 2), 0.02))
+            cv2.accumulateWeighted(cv2.min(off, 40.0), self.noise, max(1 / (frames - 2), 0.02))
         cv2.accumulateWeighted(small, self._mean, max(1 / frames, 0.02))
 
     def settle(self, floor: Levels | float, spread: Levels | float) -> None:
@@ -70,7 +71,7 @@ class Scene:
     def adopt(self, small: Plane) -> None:
         """small is the background from now on."""
         self._mean[:] = small
-        self._noise *= 1.5
+        self.noise *= 1.5
         self._set_light(None)
         self._set_margin()
         self._rebound()
@@ -85,7 +86,7 @@ class Scene:
         if self._updates % rules.noise_every == 0 or self._updates < 40:
             # Bounded by the margin: a thing that stops does not make its place noisy.
             off = cv2.min(cv2.absdiff(self.level, self.usual), self.margin)
-            cv2.accumulateWeighted(off, self._noise, rate(self._noise_since_s, rules.noise_s), mask=free)
+            cv2.accumulateWeighted(off, self.noise, rate(self._noise_since_s, rules.noise_s), mask=free)
             self._noise_since_s = 0.0
             self._set_margin()
         if self._updates % rules.absorb_every == 0:
@@ -162,9 +163,9 @@ class Scene:
     def _set_margin(self) -> None:
         cv2 = opencv()
         if isinstance(self._spread, float):
-            self.margin = cv2.convertScaleAbs(self._noise, alpha=self._spread, beta=self._floor)
+            self.margin = cv2.convertScaleAbs(self.noise, alpha=self._spread, beta=self._floor)
         else:
-            self.margin = cv2.convertScaleAbs(self._noise * self._spread + self._floor)
+            self.margin = cv2.convertScaleAbs(self.noise * self._spread + self._floor)
 
     def _rebound(self) -> None:
         """A pixel may look like any of its neighbours (leaves, shaking), give or take the margin of noise."""

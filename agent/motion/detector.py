@@ -412,7 +412,8 @@ class Detector:
         score = round(0.5 * min(1.0, oldest / (self._confirm + 1)), 3)
         if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
-        pictures = None if self._scene.light is None else (self._past[-1][1], self._scene.usual)
+        scene = self._scene
+        pictures = None if scene.light is None else (self._past[-1][1], scene.usual, scene.noise)
         cells, boxes, excess, is_scattered = things(changed, candidates, ages >= self._confirm, self._pixel, pictures)
         if not boxes:
             return self._not_active(frame, min(score, 0.5), light_changed)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.model import Box, Plane
-from agent.motion.light import opencv
+from agent.motion.light import Levels, opencv
 from agent.motion.rules import CELL, PER_PIXEL, TILE
 
 _JOIN = np.ones((3, 3), np.uint8)
@@ -30,14 +30,14 @@ def things(
     candidates: Plane,
     old: npt.NDArray[np.bool_],
     share: tuple[float, float],
-    pictures: tuple[Plane, Plane] | None = None,
+    pictures: tuple[Plane, Plane, Levels] | None = None,
 ) -> tuple[Plane, tuple[Box, ...], float, bool]:
     """What of the candidates hangs together with old ones and is no shadow.
 
-    changed: pixels, 255; candidates: cells, counts that are too many; old: cells; share: width and
-    height of one pixel in the picture; pictures: of now and as usual, where there may be shadows. Returns the cells
-    (non-zero), boxes (largest first), the excess pixels of the greatest thing, and whether all is scattered: many
-    small things at once are weather.
+    changed: pixels, 255; candidates: cells, counts that are too many; old: cells; share: width and height of one
+    pixel in the picture; pictures: of now, as usual, and its noise (mean deviation), where there may be shadows.
+    Returns the cells (non-zero), boxes (largest first), the excess pixels of the greatest thing, and whether all is
+    scattered: many small things at once are weather.
     """
     cv2 = opencv()
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(candidates, _JOIN), connectivity=8)
@@ -75,7 +75,7 @@ def things(
     return cells, tuple(merged(boxes)), float(excess[found].max(initial=0.0)), is_scattered
 
 
-def shadow_likeness(small: Plane, usual: Plane, box: tuple[int, int, int, int]) -> float | None:
+def shadow_likeness(small: Plane, usual: Plane, noise: Levels, box: tuple[int, int, int, int]) -> float | None:
     """0..1: how well what is much darker or brighter in and around the box shows the texture of the background.
 
     A shadow multiplies what lies under it, a thing covers it. None where too little differs by much.
@@ -90,8 +90,11 @@ def shadow_likeness(small: Plane, usual: Plane, box: tuple[int, int, int, int]) 
         return None
     texture_now = cv2.Laplacian(now, cv2.CV_32F)[differs]
     texture_then = cv2.Laplacian(then, cv2.CV_32F)[differs]
-    both = math.sqrt(float(texture_now @ texture_now) * float(texture_then @ texture_then))
-    likeness = float(texture_now @ texture_then) / max(both, 1.0)
+    all_now, all_then = float(texture_now @ texture_now), float(texture_then @ texture_then)
+    # Noise has no texture in common with anything: 20 times its variance is what Laplace's kernel makes of it.
+    of_noise = 20 * (1.25 * float(noise[part].mean())) ** 2 * texture_now.size
+    both = math.sqrt(max(all_now - of_noise, 0.5 * all_now) * all_then)
+    likeness = min(float(texture_now @ texture_then) / max(both, 1.0), 1.0)
     if likeness < SURE:
         # The same share of the light is missing everywhere: half of the ratios lie near each other.
         ratios = np.sort(np.log((now[differs] + 1.0) / (then[differs] + 1.0)))
