@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,33 @@ def test_the_one_setting_asked_for_is_written_without_a_truth(
     assert settings.detection.quiet_s == 7.5
     assert settings.zones == []
     assert "# more than 60 sees the tree" in config.read_text()
+
+
+def test_a_comment_above_the_next_section_stays_there(
+    recording: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text('[detection]\nquiet_s = 2.0\n\n# cửa sổ\n[log]\nlevel = "info"\n', encoding="utf-8")
+    tune(capsys, recording, "--config", config, "--try", "confirm_frames=5", "--write", config)
+    written = config.read_text(encoding="utf-8")
+    assert written == '[detection]\nquiet_s = 2.0\nconfirm_frames = 5\n\n# cửa sổ\n[log]\nlevel = "info"\n'
+
+
+def test_what_was_missed_is_shown_by_a_picture_of_its_middle(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    manifest = tmp_path / "m.json"
+    clip = {"file": recording.name, "fps": FPS, "events": [[2, 6]]}  # before anything can be found
+    manifest.write_text(json.dumps({"clips": [clip]}), encoding="utf-8")
+    sheet = tmp_path / "sheet.html"
+    tune(capsys, recording, "--truth", manifest, "--try", "sensitivity=40", "--sheet", sheet)
+    lost = re.findall(r'<figure class="lost">.*?base64,([^"]+)".*?<figcaption>([^<]*)<', sheet.read_text(), re.DOTALL)
+    assert len(lost) == 2
+    for encoded, words in lost:
+        assert words == "missed: 1@0:00.2, 0.4 s"
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert picture is not None
 
 
 def test_without_a_truth_it_does_not_guess_which_of_several_is_right(

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from agent.cli.sheet import Card, write_sheet
 from agent.clock import SystemClock
 from agent.errors import ConfigError, StorageError
 from agent.handoffs import EventBoard, FrameSlot, StatusBoard
-from agent.model import NS_PER_S, EndReason, Event, Frame, Packet, Phase, Thumbnail
+from agent.model import NS_PER_S, Box, EndReason, Event, Frame, Packet, Phase, Thumbnail
 from agent.settings import DetectionSettings, Settings
+from agent.thumbnail import encode
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -78,16 +79,19 @@ def run(args: argparse.Namespace) -> int:
             f"{len(choices)} settings were to be tried, and nothing says which is right",
             hint="give --truth, or look at the table and --try the one you want",
         )
-    truth = _truth(args.truth, args.videos) if args.truth is not None else None
+    truth = Truth(_truth(args.truth, args.videos)) if args.truth is not None else None
     trials = [Trial(Choice(), settings), *(Trial(choice, settings) for choice in choices)]
     for number, video in enumerate(args.videos):
-        _watch(video, number, trials, settings)
-    expected = trials[0].found if truth is None else truth
+        _watch(video, number, trials if truth is None else [*trials, truth], settings)
+    expected = trials[0].found if truth is None else truth.found
     rows = [compare(trial, expected) for trial in trials]
     print_table(rows, is_truth=truth is not None)
+    if len(args.videos) > 1:
+        tqdm.write("recordings: " + ", ".join(f"{i}: {Path(name).name}" for i, name in enumerate(args.videos, 1)))
     best = best_of(rows, len(expected)) if truth is not None else rows[-1]
     if args.sheet is not None:
-        write_sheet(args.sheet, [(words_of(row, rows[0], truth is not None), cards_of(row)) for row in rows])
+        groups = [(words_of(row, rows[0], truth is not None), cards_of(row, truth is not None)) for row in rows]
+        write_sheet(args.sheet, groups, [Path(video).name for video in args.videos])
         tqdm.write(f"pictures of the events that differ: {args.sheet}")
     if truth is not None:
         tqdm.write(f"best: {best.trial.choice}")
@@ -116,14 +120,14 @@ class Choice:
             detection = DetectionSettings.model_validate({**settings.detection.model_dump(), **dict(self.detection)})
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            raise ConfigError("try", f"detection.{problem['loc'][0]}={problem['input']}", problem["msg"]) from None
+            raise ConfigError("try", f"detection.{problem['loc'][0]}={problem['input']:g}", problem["msg"]) from None
         zones = [zone for zone in settings.zones if zone.id not in self.without]
         return settings.model_copy(update={"detection": detection, "zones": zones})
 
 
 def choices_of(tries: Sequence[str], settings: Settings) -> Iterator[Choice]:
     """What to try: every combination of what was asked for; or one step at a time, and each zone left out."""
-    present = settings.detection.model_dump()
+    present = {name: value for name, value in settings.detection if not isinstance(value, bool)}
     if not tries:
         for name, values in STEPS.items():
             yield from (Choice(((name, value),)) for value in values if value != present[name])
@@ -160,6 +164,7 @@ class Found:
     start_s: float
     end_s: float
     picture: Thumbnail | None = field(default=None, repr=False)
+    boxes: tuple[Box, ...] = ()
 
     def is_like(self, other: Found) -> bool:
         return (
@@ -204,7 +209,29 @@ class Trial:
 
     def _of(self, event: Event) -> Found:
         start_ns, end_ns = (moment.t_ns - (self._t0_ns or 0) for moment in (event.start, event.end or event.last))
-        return Found(self._video, start_ns / NS_PER_S, end_ns / NS_PER_S, event.thumbnail)
+        return Found(self._video, start_ns / NS_PER_S, end_ns / NS_PER_S, event.thumbnail, event.boxes)
+
+
+class Truth:
+    """What there is to find, and a picture of the middle of each. Looks at the frames as a Trial does."""
+
+    def __init__(self, found: list[Found]) -> None:
+        self.found = found
+
+    def begin(self, video: int) -> None:
+        self._video = video
+        self._t0_ns: int | None = None
+
+    def see(self, frame: Frame) -> None:
+        if self._t0_ns is None:
+            self._t0_ns = frame.t_ns
+        now_s = (frame.t_ns - self._t0_ns) / NS_PER_S
+        for i, one in enumerate(self.found):
+            if one.video == self._video and one.picture is None and now_s >= (one.start_s + one.end_s) / 2:
+                self.found[i] = replace(one, picture=encode(frame))
+
+    def end(self) -> None:
+        """Nothing is left to tell."""
 
 
 class _Frames:
@@ -220,7 +247,7 @@ class _Frames:
         self.waiting.append(frame)
 
 
-def _watch(video: str, number: int, trials: list[Trial], settings: Settings) -> None:
+def _watch(video: str, number: int, trials: Sequence[Trial | Truth], settings: Settings) -> None:
     """Decode once, look with all. Raises CameraError where the recording cannot be read."""
     camera = settings.camera
     masks = tuple(tuple(zone.polygon) for zone in settings.zones if zone.kind == "privacy")
@@ -308,15 +335,29 @@ def print_table(rows: Sequence[Row], *, is_truth: bool) -> None:
         )
 
 
-def cards_of(row: Row) -> list[Card]:
-    return [Card(f"lost: {_place(event)}", event.picture, True) for event in row.lost] + [
-        Card(f"new: {_place(event)}", event.picture, False) for event in row.new
+def cards_of(row: Row, is_truth: bool) -> list[Card]:
+    lost, new = ("missed", "false") if is_truth else ("lost", "new")
+    return [_card(lost, event, is_lost=True) for event in row.lost] + [
+        _card(new, event, is_lost=False) for event in row.new
     ]
+
+
+def _card(word: str, event: Found, *, is_lost: bool) -> Card:
+    return Card(f"{word}: {_place(event)}, {event.end_s - event.start_s:.1f} s", event.picture, event.boxes, is_lost)
 
 
 def _place(event: Found) -> str:
     minutes, seconds = divmod(event.start_s, 60)
     return f"{event.video + 1}@{int(minutes)}:{seconds:04.1f}"
+
+
+def _what_follows(section: Any) -> list[Any]:
+    """Take the blank lines and comments below a section's last setting out of it: they belong to what comes next."""
+    body = section.value.body if hasattr(section.value, "body") else []
+    last = max((i for i, (key, _) in enumerate(body) if key is not None), default=-1)
+    below = body[last + 1 :] if last >= 0 else []
+    del body[len(body) - len(below) :]
+    return list(below)
 
 
 def write_settings(path: Path, choice: Choice) -> None:
@@ -328,8 +369,10 @@ def write_settings(path: Path, choice: Choice) -> None:
         raise ConfigError("read", path, error) from error
     if choice.detection:
         section = document.setdefault("detection", tomlkit.table())
+        below = _what_follows(section)
         for name, value in choice.detection:
             section[name] = int(value) if value == int(value) else value
+        section.value.body.extend(below)
     if choice.without:
         zones = document.get("zones", [])
         for index in reversed(range(len(zones))):
@@ -338,7 +381,10 @@ def write_settings(path: Path, choice: Choice) -> None:
     whole = tomlkit.dumps(document)
     beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_text(whole, encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
         load_settings(beside)  # refuses what the node would refuse, before the old file is gone
         if path.exists():
             beside.chmod(path.stat().st_mode & 0o777)
