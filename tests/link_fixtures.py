@@ -174,13 +174,22 @@ class MemoryOutbox:
 class Desk:
     """A link and all it meets. Storage is played: what is acknowledged leaves the outbox (unless lazy)."""
 
-    def __init__(self, port: int, *, will_delay_s: float = 0.0, lazy: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        will_delay_s: float = 0.0,
+        lazy: bool = False,
+        jitter: Callable[[], float] = lambda: 0.0,
+        **settings: Any,
+    ) -> None:
         self.clock = MovableClock()
         self.outbox = MemoryOutbox(self.clock)
         self.box = AckBox()
         self.statuses = StatusBoard()
         self.acks: list[Ack] = []
         self.is_lazy = lazy
+        self._jitter = jitter
         # model_copy does not check: a keepalive of 1 s is below what an installer may set.
         self.settings = MqttSettings(host="127.0.0.1", port=port).model_copy(update=settings)
         self.link = self.new_link(will_delay_s)
@@ -197,7 +206,7 @@ class Desk:
             self.statuses,
             self.clock,
             will_delay_s=will_delay_s,
-            jitter=lambda: 0.0,
+            jitter=self._jitter,
         )
 
     def step(self, wait_s: float = 0.02) -> None:
