@@ -134,6 +134,8 @@ class ClipPutArgs(_Request):
     content_type: str = Field(
         "", pattern=r"^[A-Za-z0-9!#$&^_.+/-]{0,100}$", description="Where the URL was signed with one."
     )
+    offset: int = Field(0, ge=0, le=MAX_INTEGER, description="First byte sent: of one part of a multipart upload.")
+    length: int | None = Field(None, ge=1, le=MAX_INTEGER, description="Bytes sent; null: to the end.")
 
 
 Version = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$", examples=["1.4.0"])]

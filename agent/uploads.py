@@ -2,12 +2,14 @@
 
 http.client and nothing else: one request with a known length, no redirects followed, no proxy, no cookies. The
 presigned URL is a secret: it stands in no log, answer or audit row. Commands thread only; each step waits at most
-STEP_WAIT_S for the network. A presigned PUT is whole or not at all, so a new try begins at the first byte.
+STEP_WAIT_S for the network. A presigned PUT is whole or not at all, so a new try begins at its first byte; what
+resumes an upload is the store's multipart form, of which each part is a PUT of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import logging
 import re
@@ -74,8 +76,10 @@ class Upload:
         file: BinaryIO,
         piece: Callable[[BinaryIO, int, int], bytes],
         backoff: Backoff,
+        span: tuple[int, int],
         context: ssl.SSLContext | None = None,
     ) -> None:
+        """span: first byte to send, and the one after the last."""
         parts = urlsplit(url)
         self._scheme = parts.scheme
         self._host = parts.hostname or ""
@@ -89,7 +93,9 @@ class Upload:
         self._backoff = backoff
         self._context = context
         self._connection: http.client.HTTPConnection | None = None
-        self._next = 0
+        self._first, self._end = span
+        self._next = self._first
+        self._digest = hashlib.sha256()
         self._left = b""
         self._tries = 0
         self._try_ns = 0
@@ -111,7 +117,7 @@ class Upload:
             self._connection = self._begin()
             self._progress_ns = now_ns
         connection = self._connection
-        if self._next < self._clip.bytes or self._left:
+        if self._next < self._end or self._left:
             if self._send(connection):
                 self._progress_ns = now_ns
             elif now_ns - self._progress_ns > PATIENCE_S * NS_PER_S:
@@ -125,7 +131,7 @@ class Upload:
 
     def _begin(self) -> http.client.HTTPConnection:
         self._tries += 1
-        self._next, self._left = 0, b""
+        self._next, self._left, self._digest = self._first, b"", hashlib.sha256()
         if self._scheme == "https":
             context = self._context or ssl.create_default_context()
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -135,7 +141,7 @@ class Upload:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=STEP_WAIT_S)
         connection.putrequest("PUT", self._target, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", self._netloc)
-        connection.putheader("Content-Length", str(self._clip.bytes))
+        connection.putheader("Content-Length", str(self._end - self._first))
         if self._content_type:
             connection.putheader("Content-Type", self._content_type)
         connection.endheaders()
@@ -144,8 +150,9 @@ class Upload:
     def _send(self, connection: http.client.HTTPConnection) -> bool:
         """A piece into the socket; False when it takes nothing now."""
         if not self._left:
-            length = min(PIECE_BYTES, self._clip.bytes - self._next)
+            length = min(PIECE_BYTES, self._end - self._next)
             self._left = self._piece(self._file, self._next, length)
+            self._digest.update(self._left)
             self._next += length
         try:
             self._left = self._left[connection.sock.send(self._left) :]
@@ -157,8 +164,11 @@ class Upload:
         body = response.read(ANSWER_BYTES).decode("utf-8", "replace")
         if 200 <= response.status < 300:
             etag = (response.getheader("ETag") or "").strip('"')[:100]
-            log.info("clip %s put to %s: %d bytes", self._clip.id, self._host, self._clip.bytes)
-            return Outcome({"bytes": self._clip.bytes, "sha256": self._clip.sha256, "etag": etag})
+            sent = self._end - self._first
+            log.info("clip %s put to %s: %d of %d bytes", self._clip.id, self._host, sent, self._clip.bytes)
+            whole = {"id": self._clip.id, "bytes": self._clip.bytes, "sha256": self._clip.sha256}
+            about = {"offset": self._first, "bytes": sent, "sha256": self._digest.hexdigest(), "clip": whole}
+            return Outcome({**about, "etag": etag})
         said = re.search(r"<Code>([A-Za-z0-9.]{1,60})</Code>", body)
         words = f"{self._host} answered {response.status} {said.group(1) if said else response.reason[:60]}"
         if 300 <= response.status < 400:
@@ -186,7 +196,7 @@ class Upload:
         """It sends nothing over MQTT."""
 
     def wake_ns(self, now_ns: int) -> int:
-        is_waiting = self._connection is not None and self._next == self._clip.bytes and not self._left
+        is_waiting = self._connection is not None and self._next == self._end and not self._left
         return max(self._try_ns, now_ns + (NS_PER_S // 20 if is_waiting else 0))
 
     def close(self) -> None:

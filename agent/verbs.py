@@ -193,6 +193,9 @@ class Verbs:
         clip = self._archive.clip(args.clip_id)
         if clip is None:
             return no_clip()
+        if args.offset >= clip.bytes:
+            return failure("invalid", f"the clip has {clip.bytes} bytes", "/args/offset")
+        end = clip.bytes if args.length is None else min(clip.bytes, args.offset + args.length)
         file = self._archive.open(clip)
         job = Upload(
             args.url,
@@ -201,6 +204,7 @@ class Verbs:
             file,
             lambda opened, offset, length: self._archive.piece(opened, clip, offset, length),
             Backoff(random.random),
+            (args.offset, end),
         )
         return self._desk.start(self._desk.ticket(), command, job)
 

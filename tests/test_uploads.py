@@ -62,17 +62,26 @@ def test_without_a_list_nothing_is_allowed() -> None:
     assert "names nobody" in allowed("https://s3.example.org/a", [])
 
 
+CONTENT = bytes(range(256)) * 1200
+
+
 @pytest.fixture
 def put(shared_broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[[str, str], tuple[dict[str, Any], Bench]]]:
     """put(url, origin allowed): the answer to clip.put of a clip of 300 kB; back-off is not waited for."""
     opened: list[Any] = []
 
-    def ask(url: str, origin: str, **more: str) -> tuple[dict[str, Any], Bench]:
-        bench = Bench(tmp_path / "node", shared_broker.port, commands={"upload_hosts": [origin]})
+    def close() -> None:
+        while opened:
+            opened.pop(0).close()
+
+    def ask(url: str, origin: str, content: bytes = CONTENT, **more: Any) -> tuple[dict[str, Any], Bench]:
+        close()
+        directory = tmp_path / f"node{len(list(tmp_path.iterdir()))}"
+        bench = Bench(directory, shared_broker.port, commands={"upload_hosts": [origin]})
         bench.connect()
         client = Client(shared_broker.port, bench)
         opened.extend((client, bench))
-        clip = bench.add_clip(1, CONTENT)
+        clip = bench.add_clip(1, content)
         request_id = client.request("clip.put", {"clip_id": clip.id, "url": url, **more})
 
         def answered() -> bool:
@@ -84,11 +93,7 @@ def put(shared_broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[[str, str
         return client.answers(request_id)[0], bench
 
     yield ask
-    for each in opened:
-        each.close()
-
-
-CONTENT = bytes(range(256)) * 1200
+    close()
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +160,38 @@ def test_a_clip_arrives_whole_in_a_real_s3_store(put: Any, store: str, caplog: p
     assert not [line for line in ours if signature in line]
     rows = bench.commands._reader.commands(10)
     assert not [row for row in rows if signature in repr(row)]
+
+
+@requires_mosquitto
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_clip_in_parts_goes_on_where_it_stopped(put: Any, store: str) -> None:
+    client = s3(store)
+    client.create_bucket(Bucket="parts")
+    place = {"Bucket": "parts", "Key": "a.mp4"}
+    upload_id = client.create_multipart_upload(**place)["UploadId"]
+    size = 5 * 2**20  # the least that S3 takes of a part that is not the last
+    content = CONTENT * (size // len(CONTENT) + 1)
+    parts = []
+    # The second is sent first: the order is the store's business, a node needs to remember nothing.
+    for number in (2, 1):
+        offset = (number - 1) * size
+        url = client.generate_presigned_url(
+            "upload_part", Params={**place, "UploadId": upload_id, "PartNumber": number}
+        )
+        answer, _ = put(url, store, offset=offset, length=size, content=content)
+        assert answer["ok"], answer
+        sent = content[offset : offset + size]
+        assert (answer["result"]["bytes"], answer["result"]["sha256"]) == (
+            len(sent),
+            hashlib.sha256(sent).hexdigest(),
+        )
+        assert answer["result"]["clip"]["sha256"] == hashlib.sha256(content).hexdigest()
+        parts.append({"PartNumber": number, "ETag": answer["result"]["etag"]})
+    parts.sort(key=lambda part: part["PartNumber"])
+    client.complete_multipart_upload(**place, UploadId=upload_id, MultipartUpload={"Parts": parts})
+    assert client.get_object(**place)["Body"].read() == content
+    beyond, _ = put(url, store, offset=len(content), content=content)
+    assert (beyond["error"]["code"], beyond["error"]["pointer"]) == ("invalid", "/args/offset")
 
 
 @requires_mosquitto
