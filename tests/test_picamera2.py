@@ -425,6 +425,15 @@ def test_a_clip_through_the_whole_node_has_exactly_its_pre_and_post_roll(
     assert Image.open(io.BytesIO(thumbs[-1].payload)).format == "JPEG"
 
 
+def test_check_tells_the_installer_which_camera_it_is_and_its_rate(tmp_path: Path, broker: Mosquitto) -> None:
+    settings = node_settings(tmp_path / "a", broker.port, "lobby")
+    command = [sys.executable, "-m", "agent_on_virtual", "check", "--config", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    (line,) = (line for line in done.stdout.splitlines() if line.split()[1:2] == ["camera"])
+    assert "imx708 lobby: 640x360 NV12 at 30 fps, software encoder" in line, done.stdout + done.stderr
+    assert line.startswith("pass")
+
+
 def test_two_cameras_run_as_two_nodes(tmp_path: Path, broker: Mosquitto, dashboard: Subscriber) -> None:
     with (
         Node(node_settings(tmp_path / "a", broker.port, "lobby", "lobby")) as first,
