@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.model import Frame, Plane
 from agent.settings import ZoneSettings
+from agent.view import unmasked
 
 DARK, BRIGHT = 40, 220
 """Luma of limited range: darker or brighter parts show nothing that could move."""
@@ -61,9 +62,13 @@ class Record(BaseModel):
     picture_sha256: str
 
 
-def light_of(luma: Plane) -> tuple[float, float, float]:
-    """Mean, share too dark, share too bright. luma: uint8 (h, w)."""
-    return float(luma.mean()), float((luma < DARK).mean()), float((luma > BRIGHT).mean())
+def light_of(luma: Plane, zones: Sequence[ZoneSettings] = ()) -> tuple[float, float, float]:
+    """Mean, share too dark, share too bright. luma: uint8 (h, w). zones: privacy masks are dark by intent."""
+    height, width = luma.shape
+    seen = luma[unmasked((width, height), zones) > 0]
+    if not seen.size:
+        return 0.0, 1.0, 0.0
+    return float(seen.mean()), float((seen < DARK).mean()), float((seen > BRIGHT).mean())
 
 
 def light_check(light: tuple[float, float, float]) -> Check:

@@ -275,6 +275,8 @@ def _base64(content: bytes) -> str:
 
 # -- the sheet
 
+CONFIG = "--config /etc/camera-agent/agent.toml"
+
 
 def sheet(fleet: Fleet, node: NodePart) -> str:
     """One page for the installer, by itself a section of sheets.html."""
@@ -288,14 +290,17 @@ def sheet(fleet: Fleet, node: NodePart) -> str:
         "Zones": ", ".join(zone.name or zone.id for zone in node.zones) or "whole picture",
     }
     table = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
-    steps = (
-        "Flash Raspberry Pi OS Lite; copy this node's folder boot/ onto the card's boot partition.",
-        "Mount, connect camera and network, power on; first boot takes some minutes.",
-        "sudo camera-agent-as check --config /etc/camera-agent/agent.toml: everything says pass.",
-        "sudo systemctl stop camera-agent; sudo camera-agent-as aim --config /etc/camera-agent/agent.toml --walk 5: "
-        "walk through the picture five times; sudo systemctl start camera-agent.",
+    steps: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("Flash Raspberry Pi OS Lite; copy this node's folder boot/ onto the card's boot partition.", ()),
+        ("Mount it, connect camera and network, power on; the first boot takes some minutes. Then, on the node:", ()),
+        ("Everything says pass:", ("sudo systemctl stop camera-agent", f"sudo camera-agent-as check {CONFIG}")),
+        ("Walk through the picture five times:", (f"sudo camera-agent-as aim {CONFIG} --walk 5",)),
+        ("And leave it running:", ("sudo systemctl start camera-agent",)),
     )
-    boxes = "".join(f"<li>&#9744; {html.escape(step)}</li>" for step in steps)
+    boxes = ""
+    for words, commands in steps:
+        typed = "".join(f"<code>{html.escape(command)}</code>" for command in commands)
+        boxes += f"<li>&#9744; {html.escape(words)}{typed}</li>"
     return (
         f"<section><div class=head><div><h1>{html.escape(node.name or node.id)}</h1><table>{table}</table></div>"
         f"{_qr(f'camera-agent:{fleet.site.id}/{node.id}')}</div><ol>{boxes}</ol>"
@@ -307,11 +312,12 @@ def sheet(fleet: Fleet, node: NodePart) -> str:
 def sheets_html(fleet: Fleet, sections: list[str]) -> str:
     title = html.escape(fleet.site.name or fleet.site.id)
     return (
-        f"<!doctype html><html lang=vi><meta charset=utf-8><title>{title}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<style>body{font:14px/1.5 sans-serif;margin:2em}section{page-break-after:always;max-width:48em}"
         ".head{display:flex;justify-content:space-between;gap:2em}h1{font-size:26px;margin:0 0 .4em}"
         "th{text-align:left;padding-right:1.5em;font-weight:600;white-space:nowrap;vertical-align:top}"
-        "ol{list-style:none;padding:0;margin:1.5em 0}li{margin:.6em 0}svg{width:150px;height:150px;flex:none}</style>"
+        "ol{list-style:none;padding:0;margin:1.5em 0}li{margin:.6em 0}"
+        "code{display:block;margin:.2em 0 0 1.6em;white-space:nowrap}svg{width:150px;height:150px;flex:none}</style>"
         + "\n".join(sections)
         + "</html>\n"
     )

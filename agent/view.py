@@ -69,7 +69,7 @@ def compare(baseline: Plane, present: Plane, zones: Sequence[ZoneSettings] = ())
     before, now = (
         cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.float32) for picture in (baseline, present)
     )
-    seen = _unmasked(size, zones)
+    seen = unmasked(size, zones)
     edges_before, edges_now = _edges(before) * seen, _edges(now) * seen
     blocks = [block for block in _blocks(size) if seen[block].mean() > 0.9 and edges_before[block].mean() > TEXTURED]
     if len(blocks) < LEAST_BLOCKS:
@@ -121,7 +121,7 @@ def _blocks(size: tuple[int, int]) -> list[tuple[slice, slice]]:
     ]
 
 
-def _unmasked(size: tuple[int, int], zones: Sequence[ZoneSettings]) -> Any:
+def unmasked(size: tuple[int, int], zones: Sequence[ZoneSettings]) -> Any:
     """1 where the camera itself is seen; 0 under privacy masks and at their edges."""
     import cv2
 

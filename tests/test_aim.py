@@ -69,6 +69,14 @@ def test_a_view_too_dark_or_too_bright_does_not_pass(luma: int, passes: bool) ->
     assert record.light_check(record.light_of(frame(luma).y)).passed is passes
 
 
+def test_a_privacy_mask_does_not_make_a_view_too_dark() -> None:
+    half = np.full((120, 160), 120, np.uint8)
+    half[:84] = 16
+    mask = ZoneSettings(id="street", kind="privacy", polygon=[(0, 0), (1, 0), (1, 0.7), (0, 0.7)])
+    assert not record.light_check(record.light_of(half)).passed
+    assert record.light_of(half, [mask]) == (120.0, 0.0, 0.0)
+
+
 def test_walks_must_be_as_many_as_wanted() -> None:
     assert record.walk_check(5, 5).passed
     assert not record.walk_check(4, 5).passed

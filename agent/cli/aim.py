@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise fault
     if sink.last is None:
         raise CameraError("look at", info.description, "no frame came", hint="camera-agent check says more")
-    light = record.light_of(sink.last.y)
+    light = record.light_of(sink.last.y, settings.zones)
     wanted_fps = settings.detection.fps or (0.0 if settings.camera.backend == "video" else settings.camera.fps)
     checks = [
         record.light_check(light),
