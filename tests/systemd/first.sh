@@ -74,6 +74,7 @@ grep -E '^(PASS|FAIL|NOTE)' /rig/out/probe || cat /rig/out/probe.err; FAILS=$((F
 install -d /run/camera-agent
 /opt/camera-agent/current/bin/python $P/tests/probe.py control > /rig/out/control 2>/rig/out/control.err; cat /rig/out/control; FAILS=$((FAILS + $(grep -c '^FAIL' /rig/out/control)))
 rm -rf /var/lib/camera-agent/probe
+expect "the running agent listens on nothing: $(ss -ltnup | grep -c users) sockets of others" bash -c "! ss -ltnup | grep -q 'pid=$(main_pid),'"
 reach() { systemd-run -q --wait --pipe --collect "$@" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 1883), 2)' >/dev/null 2>&1; }
 expect "the site drop-in lets the broker's address through" reach -p IPAddressDeny=any -p IPAddressAllow=127.0.0.1
 if reach -p IPAddressDeny=any -p IPAddressAllow=192.0.2.1; then fail "IPAddressDeny is not enforced"; else pass "the site drop-in denies other addresses"; fi
@@ -130,6 +131,7 @@ for bad in payload cut unsigned renamed; do
   grep -q '"code":"refused"' /rig/out/refused || fail "bad-$bad by MQTT: $(cat /rig/out/refused)"
 done
 expect "bad packages are refused by the agent: $(cat /rig/out/answer-bad-* | grep -o 'package: [^"]*' | sort -u | paste -sd ';')" [ -z "$(ls -A /var/lib/camera-agent/incoming)" ]
+expect "update --verify-only: $(camera-agent update $P/packages/good.package --verify-only)" [ "$(current)" = "$(cat $P/base)" ]
 t=$(now); upgrade $P/packages/good.package; rc=$?
 [ $rc = 0 ] && [ "$(current)" = 9.0.1 ] && pass "a good version is kept ($(seconds "$t"))" || { fail "good upgrade rc=$rc current=$(current)"; cat /rig/out/upgrade.log; }
 t=$(now); order crash 9.0.2 crashing > /rig/out/crash
