@@ -32,7 +32,7 @@ def test_each_provision_is_checked_by_something_that_exists(row: tuple[str, str,
     for command in commands:
         words = [word for word in shlex.split(command) if word != "sudo"]
         if words[0] == "pytest":
-            tests_of(words[1:])
+            look_for_tests(words[1:])
         elif words[0].startswith("./"):
             assert (ROOT / words[0]).stat().st_mode & 0o111, command
         elif words[0] in ("camera-agent", "camera-agent-as"):
@@ -41,7 +41,7 @@ def test_each_provision_is_checked_by_something_that_exists(row: tuple[str, str,
             assert words[0] in OF_THE_SYSTEM, command
 
 
-def tests_of(words: list[str]) -> None:
+def look_for_tests(words: list[str]) -> None:
     """Files of tests, and with -k a part of a name that one of theirs has."""
     wanted = words[words.index("-k") + 1] if "-k" in words else ""
     files = [ROOT / word for word in words if word.endswith(".py")]
