@@ -40,6 +40,7 @@ BASE = f"edgecam/v1/{SITE}/{NODE}"
 LIMIT_S = 120.0
 WANTED = (
     *("state", "meta", "health", "motion", "event", "event/last", "thumb", "thumb/last", "clip", "loss", "live"),
+    *("armed", "update"),
     *("cmd", "rsp", "xfer", "config/desired", "config/reported", "discovery"),
 )
 EARLIER_EVENTS = 60
