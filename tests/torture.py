@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from fuzz import fuzz_round
-from torture_broker import absence, kills_under_load, matrix
+from torture_broker import kills_under_load, matrix
+from torture_consumer import consumer_away, drain
 from torture_disk import clock_steps, disk_faults, model_cuts, power_cuts
 from torture_program import kills
 from torture_table import Budget, Round, Row
@@ -29,11 +30,12 @@ ROUNDS: dict[str, tuple[float, Round]] = {
     "messages: node killed twice": (0.05, matrix("node")),
     "messages: both killed twice": (0.05, matrix("both")),
     "messages: nobody subscribed": (0.05, matrix("nobody")),
-    "node killed under load": (0.10, kills_under_load),
-    "program killed (SIGKILL)": (0.10, kills),
+    "messages: consumer away": (0.06, consumer_away),
+    "node killed under load": (0.08, kills_under_load),
+    "program killed (SIGKILL)": (0.12, kills),
     "clock steps": (0.06, clock_steps),
     "payloads of all kinds": (0.02, fuzz_round),
-    "broker away for 72 h": (0.10, absence),
+    "broker away for 72 h": (0.10, drain),
 }
 """Name -> share of the time, round."""
 

@@ -22,14 +22,11 @@ from torture_table import (
     start_node,
 )
 
-from agent.clock import Now, SimulatedClock, SystemClock, read
+from agent.clock import Now, SimulatedClock, read
 from agent.disk import Disk
-from agent.handoffs import AckBox, StatusBoard
 from agent.ledger import Ledger, Revision
 from agent.ledger_reader import LedgerReader
-from agent.link import Link
 from agent.model import EndReason, Event, EventKind, Moment, Phase, Thumbnail
-from agent.settings import load_settings
 from agent.ulid import new_ulid
 
 FULL_EVENTS, FEW_EVENTS = 1000, 300
@@ -135,38 +132,6 @@ def fill(directory: Path, events: int) -> Ledger:
         clock.move(72 * 3600 / events * 50)
         now = read(clock)
     return ledger
-
-
-def absence(directory: Path, budget: Budget) -> Row:
-    """72 h without a broker, time-scaled; then everything once, in order."""
-    row = Row()
-    events = 50_000 if budget.seconds >= 700 else 1000
-    ledger = fill(directory / "node", events)
-    with broker_and_dashboard(directory) as (broker, subscriber):
-        settings = load_settings(
-            environ={},
-            overrides={"node": {"id": "node", "site": "torture"}, "mqtt": {"host": "127.0.0.1", "port": broker.port}},
-        )
-        box, clock = AckBox(), SystemClock()
-        # Simulated time scaled the absence; the drain is at the node's default pace, in real time.
-        link = Link(
-            *(settings.mqtt, settings.node, lambda: LedgerReader(directory / "node"), box, StatusBoard()), clock
-        )
-        began = time.monotonic()
-        taken = []
-        while ledger.load.rows and time.monotonic() - began < max(budget.seconds, 120):
-            link.step(0.02)
-            taken += box.take()
-            if len(taken) >= 200 or (taken and len(taken) >= ledger.load.rows):
-                ledger.mark(taken, read(clock))
-                taken = []
-        row.slowest_s = time.monotonic() - began
-        settle(subscriber)
-        judge_order(row, subscriber, ledger.head_seq)
-        link.close(1)
-    ledger.close()
-    row.note = f"{events} events of 72 h with 20 kB each drained at {events / row.slowest_s:.0f} events/s"
-    return row
 
 
 def judge_order(row: Row, subscriber: Subscriber, head: int) -> None:

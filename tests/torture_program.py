@@ -17,6 +17,7 @@ from program import Program, camera_agent, write_settings
 from torture_table import Budget, Row, account, broker_and_dashboard, settle
 
 from agent.ledger_reader import LedgerReader
+from agent.mp4 import scan
 
 GOP_S = 0.5
 LIMIT_S = 10.0
@@ -152,8 +153,9 @@ def _record(clips: Path, known: set[str], operator: _Operator, began: float) -> 
             operator.ask("test-event")
         for path in clips.glob("*.part") if clips.exists() else ():
             try:
-                if path.name not in known and path.stat().st_size > 2000:
-                    return path.name.split(".")[0]
+                with path.open("rb") as part:
+                    if path.name not in known and scan(part).fragments:
+                        return path.name.split(".")[0]
             except FileNotFoundError:
                 continue  # the recovery gave it its final name
         time.sleep(0.01)
