@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import DEADLINE_S, Mosquitto, Subscriber, requires_mosquitto
+from broker import DEADLINE_S, Mosquitto, Subscriber, free_port, requires_mosquitto
+from pki import CLIENT, Pki
 from program import Program, write_settings
 
 PASSWORD, CAMERA_PASSWORD, URL_SECRET = "canary-broker-7f3a", "canary-camera-91bc", "canary-signature-5d20"
@@ -55,15 +56,31 @@ def listening(pid: int) -> list[str]:
 
 
 @requires_mosquitto
-@pytest.mark.parametrize("camera", ["fake", "rtsp"])
-def test_no_secret_is_in_log_process_list_files_or_messages_and_nothing_listens(tmp_path: Path, camera: str) -> None:
-    broker = Mosquitto(tmp_path / "broker", users={USER: PASSWORD, "desk": "y"}).start()
+@pytest.mark.parametrize("kind", ["fake", "rtsp", "tls"])
+def test_no_secret_is_in_log_process_list_files_or_messages_and_nothing_listens(tmp_path: Path, kind: str) -> None:
+    pki = Pki(tmp_path / "pki")
+    ca = pki.ca()
+    shown_by_broker = pki.issue("broker", issuer=ca)
+    own = pki.issue("node", issuer=ca, names=(), common_name=USER, usage=(CLIENT,))
+    key_lines = own.key_file.read_text().splitlines()[1:-1]
+    canaries = [CANARY, *key_lines]
+    with_tls = free_port()
+    broker = Mosquitto(
+        tmp_path / "broker",
+        users={USER: PASSWORD, "desk": "y"},
+        extra=[f"listener {with_tls} 127.0.0.1", f"cafile {ca.cert_file}"],
+        certificate=(shown_by_broker.cert_file, shown_by_broker.key_file),
+    ).start()
     subscriber = Subscriber(broker.port, user=("desk", "y"))
     credentials = tmp_path / "credentials"
     credentials.mkdir(mode=0o700)
     (credentials / "camera-agent.mqtt-password").write_text(PASSWORD)
     more: dict[str, dict[str, object]] = {"mqtt": {"username": USER}, "log": {"level": "debug"}}
-    if camera == "rtsp":
+    if kind == "tls":
+        (credentials / "camera-agent.mqtt-cert").write_bytes(own.cert_file.read_bytes())
+        (credentials / "camera-agent.mqtt-key").write_bytes(own.key_file.read_bytes())
+        more["mqtt"] |= {"tls": True, "port": with_tls, "ca_file": str(ca.cert_file)}
+    if kind == "rtsp":
         # Nobody serves it: the address with its password is in every line about the camera.
         source = f"rtsp://guard:{CAMERA_PASSWORD}@127.0.0.1:1/door"
         more["camera"] = {"backend": "video", "source": source}
@@ -74,7 +91,7 @@ def test_no_secret_is_in_log_process_list_files_or_messages_and_nothing_listens(
     environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
     try:
         with Program(tmp_path, "run", "--config", config, environ=environ) as program:
-            wait_for(subscriber, "/event" if camera == "fake" else "/health", program)
+            wait_for(subscriber, "/health" if kind == "rtsp" else "/event", program)
             url = f"http://127.0.0.1:9/clip?X-Amz-Signature={URL_SECRET}"
             command = {
                 "id": "one",
@@ -92,14 +109,16 @@ def test_no_secret_is_in_log_process_list_files_or_messages_and_nothing_listens(
         broker.kill()
 
     assert "DEBUG" in log
-    assert CANARY not in log
-    assert CANARY.encode() not in shown
+    assert len(key_lines) > 1
+    assert not [canary for canary in canaries if canary in log]
+    assert not [canary for canary in canaries if canary.encode() in shown]
     said = [m for m in subscriber.messages if "/cmd/" not in m.topic]
     assert len(said) > 5
-    assert not [m.topic for m in said if CANARY.encode() in m.payload or CANARY in str(m.properties)]
+    spoken = [m.payload + str(m.properties).encode() for m in said]
+    assert not [canary for canary in canaries if any(canary.encode() in each for each in spoken)]
     kept = [path for path in files_below(home) if path != config]
     assert kept
-    hits = [str(path) for path in kept if CANARY.encode() in path.read_bytes()]
+    hits = [str(path) for path in kept if any(canary.encode() in path.read_bytes() for canary in canaries)]
     assert not hits
     assert not [str(path) for path in kept if path.name != "quick.toml" and path.stat().st_mode & stat.S_IROTH]
 
