@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 
 from agent.model import Plane
 
@@ -61,20 +62,17 @@ def planes_of(frame: VideoFrame) -> Planes:
         # Every conversion but yuvj to yuvj already makes limited range.
         is_full = is_full and name.startswith("yuvj")
     width, height = frame.width & ~1, frame.height & ~1
-    y, u, v = (
-        _plane(frame, i, w, h)
-        for i, w, h in ((0, width, height), (1, width // 2, height // 2), (2, width // 2, height // 2))
-    )
+    parts = frame.planes  # once: PyAV makes all three anew each time it is asked
+    y = _plane(parts[0], width, height)
+    u, v = _plane(parts[1], width // 2, height // 2), _plane(parts[2], width // 2, height // 2)
     if is_full:
         luma, chroma = _to_limited()
         return Planes(luma[y], chroma[u], chroma[v])
     return Planes(y, u, v)
 
 
-def _plane(frame: VideoFrame, index: int, width: int, height: int) -> Plane:
-    plane = frame.planes[index]
-    rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
-    view = rows[:height, :width]
+def _plane(plane: VideoPlane, width: int, height: int) -> Plane:
+    view = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)[:height, :width]
     # The decoder may still predict from this picture: nobody writes into it.
     view.flags.writeable = False
     return view
