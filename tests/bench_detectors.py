@@ -381,7 +381,7 @@ def compare(folder: Path, clips: list[dict[str, Any]], args: argparse.Namespace)
         with tqdm(clips, desc="programs", disable=quiet, leave=False) as each:
             wholes = bench_programs.run_programs(folder, each, luma_of, args.runs, tqdm.write)
     for name, whole in wholes.items():
-        if whole.active:
+        if len(whole.active) == len(clips):
             scores[name] = Score(rss_mb=whole.rss_mb)
             for clip in clips:
                 # DVR-Scan's list says events after its own merging, so that its latency cannot be told.
@@ -389,7 +389,7 @@ def compare(folder: Path, clips: list[dict[str, Any]], args: argparse.Namespace)
                 scores[name].add(whole.active[clip["name"]], {**clip, "latency": can_tell})
     frames = sum(clip["frames"] for clip in clips)
     for name, whole in wholes.items():
-        score = scores["camera-agent" if name == bench_programs.REPLAY else name]
+        score = scores.setdefault("camera-agent" if name == bench_programs.REPLAY else name, Score())
         score.program_us = 1e6 * sum(whole.cpu_s.values()) / frames
     show(scores)
     if wholes:

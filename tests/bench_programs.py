@@ -144,7 +144,7 @@ def few_of(luma: npt.NDArray[Any]) -> Luma:
 def frames_saved(pictures: Sequence[tuple[float, Luma]], frames: Luma, fps: float) -> list[bool]:
     """Which of the frames the pictures are, told by the pictures themselves, up to where the file begins again.
 
-    ValueError where a picture is none of them.
+    ValueError where a picture is none of them, unless it may be one of the next round.
     """
     active = [False] * len(frames)
     loose = round(LOOSE_S * fps)
@@ -152,7 +152,7 @@ def frames_saved(pictures: Sequence[tuple[float, Luma]], frames: Luma, fps: floa
     for at_s, picture in pictures:
         end = len(frames) if math.isnan(last_s) else round(last + (at_s - last_s) * fps) + loose
         found = _like(picture, frames[last:end])
-        if found is None and last > loose and end > len(frames) and _like(picture, frames[:loose]) is not None:
+        if found is None and end > len(frames):
             break
         if found is None:
             raise ValueError(f"a picture of second {at_s:.0f} is none of frames {last} to {end}")
@@ -245,7 +245,10 @@ def run_programs(
         if saving is not None:
             wholes[MOTION].add(name, [motion.wait()[0] for motion in motions])
             size, frames = luma_of(path)
-            wholes[MOTION].active[name] = frames_saved(saving.wait(size)[1], frames, clip["fps"])
+            try:
+                wholes[MOTION].active[name] = frames_saved(saving.wait(size)[1], frames, clip["fps"])
+            except ValueError as error:
+                tell(f"{name}: what motion saw cannot be told: {error}")
     return wholes
 
 
