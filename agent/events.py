@@ -26,7 +26,8 @@ class Events:
     subscriber hears of it after confirm_frames - 1 frame intervals.
 
     Hysteresis: to open an event takes the detector's word; half of that keeps it open, and so does a thing that
-    stands still where it was last seen, for up to still_s. The end is the last frame that moved.
+    stands still where it was last seen, for up to still_s; who stirs there has moved. The end is the last frame that
+    moved.
 
     Storms: when the storm_per_min-th event within a minute begins, all that moves is gathered in that one event, and
     it tells the rate, until nothing moved for CALM_NS. Nothing is left out: its picture is the best of all.
@@ -78,10 +79,13 @@ class Events:
             and t_ns - current.seen_ns >= min(self._quiet_ns, NS_PER_S) // 2
         )
 
-    def step(self, motion: Motion, sharpness: float = 1.0, is_there: bool = False) -> list[Event]:
+    def step(
+        self, motion: Motion, sharpness: float = 1.0, is_there: bool = False, stirs: bool = False
+    ) -> list[Event]:
         """What is to be told after this frame, oldest first.
 
-        sharpness: of the largest box, 0..1. is_there: a thing stands still where it was last seen.
+        sharpness: of the largest box, 0..1. is_there: a thing stands still where it was last seen; stirs: and moves
+        too little for the detector.
         """
         told: list[Event] = []
         now = motion.moment
@@ -104,6 +108,8 @@ class Events:
                 told.append(current.tell(Phase.UPDATE, now.t_ns))
         elif is_there or motion.score >= self._sign:
             current.seen_ns = now.t_ns
+            if stirs:
+                current.last = now
         if motion.active:
             self._moved_ns = now.t_ns
         return told

@@ -28,6 +28,13 @@ SLIVER = 0.08
 """A box at the left or right edge that is narrower than this is what was left of somebody who walked out."""
 
 
+STIR_NS = NS_PER_S
+STIR_LEVELS = 6
+STIR_PIXELS = 4
+"""Somebody who writes or nods moves his outline by less than a pixel of the analysis picture; that shows there."""
+STIR_MORE = 3.0
+"""As much more changes in his place than elsewhere: rain, leaves and noise are everywhere."""
+
 BARE_SHARE = 0.1
 """Of the place of something that stayed, may look otherwise than before it came."""
 
@@ -46,6 +53,7 @@ class StillThere:
         self._before: _Before | None = None
         self._boxes: Sequence[Box] = ()
         self._stayed: deque[tuple[_Before, Box]] = deque(maxlen=8)
+        self._lately: deque[tuple[int, Plane]] = deque()
 
     def forget(self) -> None:
         self._past.clear()
@@ -69,6 +77,31 @@ class StillThere:
     def see(self, boxes: Sequence[Box]) -> None:
         """Where the things of the open event are now."""
         self._boxes = boxes
+        self._lately.clear()
+
+    def stirs(self, t_ns: int, picture: Plane) -> bool:
+        """Whether what is_there moves a little: a clerk does, a parked car does not.
+
+        To be asked a few times a second; compares with the picture of a second ago.
+        """
+        lately = self._lately
+        lately.append((t_ns, picture))
+        while len(lately) > 1 and t_ns - lately[1][0] >= STIR_NS:
+            lately.popleft()
+        if t_ns - lately[0][0] < STIR_NS:
+            return False
+        cv2 = opencv()
+        differs = cv2.absdiff(picture, lately[0][1])
+        least = STIR_LEVELS + 2 * cv2.mean(differs)[0]
+        changed = cv2.threshold(differs, least, 255, cv2.THRESH_BINARY)[1]
+        everywhere = cv2.countNonZero(changed)
+        for box in self._boxes:
+            part = _part(changed, box)
+            inside = cv2.countNonZero(part)
+            outside = (everywhere - inside) / max(changed.size - part.size, 1)
+            if inside >= max(STIR_PIXELS, STIR_MORE * outside * part.size):
+                return True
+        return False
 
     def is_there(self, picture: Plane) -> bool:
         """Whether picture still differs, where the things were last seen, from how it was before."""

@@ -97,7 +97,8 @@ class Vision:
         if motion.boxes and self._events.may_be_peak(motion):
             sharpness = thumbnail.sharpness(frame.y, motion.boxes[0])
         if self._is_armed():
-            for event in self._events.step(self._since_arming(motion), sharpness, self._is_there(detector, motion)):
+            is_there, stirs = self._stays(detector, motion)
+            for event in self._events.step(self._since_arming(motion), sharpness, is_there, stirs):
                 self._tell(event, frame)
         else:
             self._disarmed_ns = frame.t_ns
@@ -196,14 +197,16 @@ class Vision:
             return motion
         return replace(motion, active=False, boxes=(), zones=(), since=None)
 
-    def _is_there(self, detector: Detector, motion: Motion) -> bool:
-        """Whether what moved before stands still now."""
+    def _stays(self, detector: Detector, motion: Motion) -> tuple[bool, bool]:
+        """Whether what moved before stands still now, and whether it stirs."""
         if motion.active or detector.seen is None or not self._events.asks_for_stillness(motion.t_ns):
-            return False
-        return self._still.is_there(detector.seen.small)
+            return False, False
+        small = detector.seen.small
+        is_there = self._still.is_there(small)
+        return is_there, is_there and self._still.stirs(motion.t_ns, small)
 
     def _watch(self, detector: Detector, motion: Motion) -> None:
-        """Remember what `_is_there` will compare with."""
+        """Remember what `_stays` will compare with."""
         start = self._events.start
         if start is None:
             if self._start is not None and detector.seen is not None:

@@ -128,6 +128,16 @@ def test_what_stays_ends_its_event_at_the_moment_it_stopped() -> None:
     assert len([*run(without, [motion(5)]), *stand(without, range(6, 20))]) == 2
 
 
+def test_who_stirs_where_he_sat_down_stays_in_one_event_beyond_the_time_for_standing_still() -> None:
+    machine = events(SETTINGS.model_copy(update={"still_s": 10, "max_event_s": 60}))
+    told = run(machine, [motion(5)])
+    for i in range(6, 400):
+        told += machine.step(sign(i, 0.0), is_there=True, stirs=i % 80 == 0)
+    assert [event.phase for event in told] == [Phase.START]
+    told += stand(machine, range(400, 500))
+    assert (told[-1].phase, told[-1].last.frame) == (Phase.END, 320)
+
+
 def gusts(first: int, number: int, every: int = 40) -> list[Motion]:
     """So many short movements, a second long, one every `every` tenths of a second."""
     return [

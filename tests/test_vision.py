@@ -6,9 +6,12 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import pytest
 
+from agent.cameras.fake import FakeSource
+from agent.cameras.scene import Scene, Sitter, Walker
 from agent.handoffs import EventBoard, FrameSlot, StatusBoard
-from agent.model import NS_PER_S, EndReason, Event, Frame, Phase, Thumbnail
+from agent.model import NS_PER_S, EndReason, Event, Frame, Packet, Phase, Thumbnail
 from agent.settings import Settings, load_settings
 from agent.topics import MOTION
 from agent.vision import Vision
@@ -172,6 +175,36 @@ def test_who_stops_makes_two_events_where_standing_still_is_not_waited_for() -> 
     here = entering(0.5)
     bench.see(*CALM, *here, *(here[-1],) * 120, *(here[-1] + 0.04 * i for i in range(20)), *CALM)
     assert len([event for event in bench.told if event.phase is Phase.START]) == 2
+
+
+class OneSlot:
+    """What a camera calls: every frame goes through the stage at once."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def on_packet(self, packet: Packet) -> None:
+        """Frames are enough."""
+
+    def on_frame(self, frame: Frame) -> None:
+        self.bench.slot.put(frame)
+        self.bench.vision.step(0)
+        self.bench.told += self.bench.board.take()
+
+
+@pytest.mark.parametrize(("busy", "is_kept"), [(0.3, True), (0.6, True), (0.0, False)])
+def test_a_clerk_who_nods_and_writes_stays_in_the_event_in_which_he_came(busy: float, is_kept: bool) -> None:
+    clerk = Sitter(at_s=10, x=0.55, seat_y=0.66, height=0.4, busy=busy, look=3)
+    comes = Walker(at_s=6, from_x=-0.1, to_x=0.55, speed=0.16, height=0.7, feet_y=1.0)
+    scene = Scene("desk", "counter", sitters=(clerk,), walkers=(comes,))
+    source = FakeSource(scene, width=320, height=240, fps=10, want_packets=False)
+    bench = Bench(settings(still_s=20))
+    source.open(NS_PER_S)
+    for _ in range(500):
+        source.step(OneSlot(bench))
+    ends = [event for event in bench.told if event.phase is Phase.END]
+    assert len([event for event in bench.told if event.phase is Phase.START]) == 1
+    assert (not ends) == is_kept
 
 
 def test_what_stays_ends_its_event_where_it_stopped_and_is_absorbed() -> None:
