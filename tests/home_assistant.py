@@ -80,6 +80,9 @@ class HomeAssistant:
     def press(self, entity: str) -> None:
         self.ask("/api/services/button/press", {"entity_id": self.state(entity)["entity_id"]})
 
+    def call(self, service: str, entity: str, **data: object) -> None:
+        self.ask(f"/api/services/{service}", {"entity_id": self.state(entity)["entity_id"], **data})
+
     def end(self) -> None:
         self._process.terminate()
         self._process.wait(30)
@@ -108,6 +111,8 @@ ENTITIES = (
     "_restart",
     "_live_picture_for_a_minute",
     "_live_picture",
+    "_armed",
+    "_sensitivity",
 )
 
 
@@ -163,12 +168,41 @@ def trial(command: list[str], home: Path, shown_as: str) -> None:
         camera = assistant.state("camera.door_live_picture" if has("camera.door_live_picture") else "_live_picture")
         wait("the camera shows one", lambda: assistant.ask(camera["attributes"]["entity_picture"])[:2] == b"\xff\xd8")
 
+        assert assistant.state("_armed")["state"] == "on", assistant.state("_armed")
+        assistant.call("switch/turn_off", "_armed")
+        wait("the switch disarms the node", lambda: json.loads(desk.of("/armed")[-1].payload)["armed"] is False)
+        wait("and shows it", lambda: assistant.state("_armed")["state"] == "off")
+        assert assistant.state("_armed")["attributes"]["by"] == "home-assistant", assistant.state("_armed")
+        assert assistant.state("_sensitivity")["state"] == "50", assistant.state("_sensitivity")
+        assistant.call("number/set_value", "_sensitivity", value=77)
+        wait(
+            "the slider sets the sensitivity",
+            lambda: json.loads(desk.of("/config/reported")[-1].payload)["config"]["detection"]["sensitivity"] == 77,
+        )
+        wait("and shows it", lambda: assistant.state("_sensitivity")["state"] == "77")
+
         os.kill(node.pid, signal.SIGKILL)
         wait("by the will all become unavailable", lambda: assistant.state("_motion")["state"] == "unavailable", 60)
         with Program(home, "run", "--config", settings) as back:
             wait("and come back with the node", lambda: assistant.state("_motion")["state"] in ("on", "off"), 60)
+            wait(
+                "disarmed and with its sensitivity, as they were",
+                lambda: (
+                    (assistant.state("_armed")["state"], assistant.state("_sensitivity")["state"]) == ("off", "77")
+                ),
+            )
+            assistant.call("switch/turn_on", "_armed")
+            wait("the switch arms it", lambda: assistant.state("_armed")["state"] == "on")
+            wait("who moves is told again", lambda: assistant.state("_motion")["state"] == "on")
             back.signal(signal.SIGTERM)
         wait("a node that is stopped is unavailable", lambda: assistant.state("_motion")["state"] == "unavailable")
+        seen = write_settings(home, broker.port, commands={"allow": ["ping"]})
+        with Program(home, "run", "--config", seen) as watched:
+            wait(
+                "where it may not command, Home Assistant sees whether it is armed and has no switch for it",
+                lambda: [name.split(".")[0] for name in assistant.states() if "_armed" in name] == ["binary_sensor"],
+            )
+            watched.signal(signal.SIGTERM)
         off = write_settings(home, broker.port, mqtt={"discovery": False})
         with Program(home, "run", "--config", off):
             wait("discovery turned off removes the device", lambda: not any(has(each) for each in ENTITIES))
