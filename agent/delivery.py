@@ -1,13 +1,14 @@
 """The order of delivery: which outbox row goes next and what an answer means for it. Reads the outbox, nothing else.
 
-Rows go out in seq order. What the broker refuses holds back the rows of its kind (a broker may deny one topic, or
-nobody may listen to it) and no others; after a while the oldest one held is tried alone, and once one is taken
-everything goes on in seq order from the oldest. No clock: the time is given.
+Rows of the kinds it is for go out in seq order. What the broker refuses holds back the rows of its kind (a broker may
+deny one topic, or nobody may listen to it) and no others; after a while the oldest one held is tried alone, and once
+one is taken everything goes on in seq order from the oldest. No clock: the time is given.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from typing import Protocol
 
 from agent.backoff import Backoff, Pace
@@ -24,14 +25,14 @@ REMEMBERED = 4096
 class Outbox(Protocol):
     """The rows owed to the broker, as the link reads them. Any call may raise StorageError: try again later.
 
-    due: undelivered rows with a higher seq than after_seq, oldest first, at most limit. newest_event,
+    due: undelivered rows of these kinds with a higher seq than after_seq, oldest first, at most limit. newest_event,
     newest_thumb: the newest row of that kind, delivered or not. is_erased: whether the picture of row seq was
     erased, or (None) any was.
     """
 
     @property
     def epoch(self) -> str: ...
-    def due(self, after_seq: int, limit: int) -> list[OutboxRow]: ...
+    def due(self, after_seq: int, limit: int, kinds: Collection[OutboxKind] = ...) -> list[OutboxRow]: ...
     def newest_event(self) -> OutboxRow | None: ...
     def newest_thumb(self) -> OutboxRow | None: ...
     def is_erased(self, seq: int | None = None) -> bool: ...
@@ -41,10 +42,15 @@ class Delivery:
     """What was sent, answered and held back in one connection.
 
     refused: kinds held back -> the broker's words. delivered_some: this connection settled at least one row.
+    before: only rows below this number may go now; None: all.
     """
 
-    def __init__(self, backoff: Backoff, pace: Pace | None = None) -> None:
+    def __init__(
+        self, backoff: Backoff, pace: Pace | None = None, kinds: Collection[OutboxKind] = tuple(OutboxKind)
+    ) -> None:
         """pace: how fast a backlog may go; None: as fast as it can."""
+        self.before: int | None = None
+        self._kinds = kinds
         self._backoff = backoff
         self._pace = pace or Pace(0)
         self._cursor = 0
@@ -111,7 +117,7 @@ class Delivery:
 
     def _begin_trial(self, outbox: Outbox) -> None:
         for kind, seq in sorted(self._held.items(), key=lambda item: item[1]):
-            rows = (row for row in outbox.due(seq - 1, PAGE) if row.kind is kind and not self._is_done(row))
+            rows = (row for row in outbox.due(seq - 1, PAGE, (kind,)) if row.kind is kind and not self._is_done(row))
             row = next(rows, None)
             if row is None:  # evicted meanwhile
                 del self._held[kind]
@@ -123,24 +129,48 @@ class Delivery:
 
     def _next_in_order(self, outbox: Outbox) -> OutboxRow | None:
         for _ in range(PAGE * PAGES_PER_CALL):
-            if not self._page:
-                if not self._look:
-                    return None
-                page = outbox.due(self._cursor, PAGE)
-                self._look = len(page) == PAGE
-                if not page:
-                    return None
-                self._cursor = page[-1].seq
-                self._page.extend(page)
+            if not self._has_page(outbox) or self._is_early(self._page[0]):
+                return None
             row = self._page.popleft()
             if row.kind not in self._held and not self._is_done(row):
                 return row
         return None
 
+    def _has_page(self, outbox: Outbox) -> bool:
+        if not self._page and self._look:
+            page = outbox.due(self._cursor, PAGE, self._kinds)
+            self._look = len(page) == PAGE
+            if page:
+                self._cursor = page[-1].seq
+                self._page.extend(page)
+        return bool(self._page)
+
+    def _is_early(self, row: OutboxRow) -> bool:
+        return self.before is not None and row.seq >= self.before
+
     @property
     def has_more(self) -> bool:
         """Whether next() is worth calling again without any news."""
-        return self._look or bool(self._page) or bool(self._probes)
+        if self._probes:
+            return True
+        return not self._is_early(self._page[0]) if self._page else self._look
+
+    def is_due(self, outbox: Outbox, now_ns: int) -> bool:
+        """Whether next() may have a row: held ones are to be tried again, or some are next in order."""
+        wake_ns = self.wake_ns()
+        if self._probes or (wake_ns is not None and now_ns >= wake_ns):
+            return True
+        return self._has_page(outbox) and not self._is_early(self._page[0])
+
+    @property
+    def frontier(self) -> int | None:
+        """All rows below this number were answered, or are held back; None: all rows there are."""
+        ahead = [*self._in_flight]
+        if self._page:
+            ahead.append(self._page[0].seq)
+        elif self._look:
+            ahead.append(self._cursor + 1)
+        return min(ahead, default=None)
 
     def _is_done(self, row: OutboxRow) -> bool:
         return row.seq in self._settled or row.seq in self._in_flight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,11 +130,13 @@ class LedgerReader:
         with self._reading() as database:
             return int(database.execute("select head_seq from meta").fetchone()[0])
 
-    def due(self, after_seq: int, limit: int) -> list[OutboxRow]:
-        """Up to limit rows owed to the broker with seq above after_seq, in order."""
+    def due(self, after_seq: int, limit: int, kinds: Collection[OutboxKind] = tuple(OutboxKind)) -> list[OutboxRow]:
+        """Up to limit rows of these kinds owed to the broker with seq above after_seq, in order."""
+        # "+kind": the index of what is pending serves; the one by kind would go through all that was delivered.
+        condition = f"is_pending = 1 and seq > ? and +kind in ({', '.join('?' * len(kinds))})"
         with self._reading() as database:
             return outbox.rows(
-                database, "is_pending = 1 and seq > ?", (after_seq,), f"order by seq limit {int(limit)}"
+                database, condition, (after_seq, *(kind.value for kind in kinds)), f"order by seq limit {int(limit)}"
             )
 
     def newest_event(self) -> OutboxRow | None:

@@ -227,36 +227,37 @@ class Subscriber:
 
 @contextlib.contextmanager
 def fake_broker(serve: Callable[[socket.socket, int], None]) -> Iterator[int]:
-    """A loopback listener; serve(connection, number of the connection from 0) talks. Yields the port."""
+    """A loopback listener; serve(connection, number of the connection from 0) talks, each in a thread. The port."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = int(listener.getsockname()[1])
-    stop = threading.Event()
-    current: list[socket.socket] = []
+    connections: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def talk(connection: socket.socket, number: int) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(DEADLINE_S)
+            serve(connection, number)
 
     def accept() -> None:
-        number = 0
-        while not stop.is_set():
-            connection, _ = listener.accept()
-            current[:] = [connection]
-            with connection:
-                connection.settimeout(DEADLINE_S)
-                with contextlib.suppress(OSError):
-                    if not stop.is_set():
-                        serve(connection, number)
-            number += 1
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connections.append(connection)
+                threads.append(threading.Thread(target=talk, args=(connection, len(threads)), daemon=True))
+                threads[-1].start()
 
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
+    acceptor = threading.Thread(target=accept, daemon=True)
+    acceptor.start()
     try:
         yield port
     finally:
-        stop.set()
-        for connection in current:
+        # shutdown() wakes an accept() that waits; close() alone does not.
+        for each in (listener, *connections):
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            thread.join(DEADLINE_S)
+                each.shutdown(socket.SHUT_RDWR)
         listener.close()
+        for thread in (acceptor, *threads):
+            thread.join(DEADLINE_S)
 
 
 def read_packet(sock: socket.socket) -> bytes:

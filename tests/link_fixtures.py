@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from broker import DEADLINE_S, Received
@@ -145,9 +145,9 @@ class MemoryOutbox:
         if self.fails is not None:
             raise self.fails
 
-    def due(self, after_seq: int, limit: int) -> list[OutboxRow]:
+    def due(self, after_seq: int, limit: int, kinds: Collection[OutboxKind] = tuple(OutboxKind)) -> list[OutboxRow]:
         self._check()
-        return [row for seq, row in sorted(self.owed.items()) if seq > after_seq][:limit]
+        return [row for seq, row in sorted(self.owed.items()) if seq > after_seq and row.kind in kinds][:limit]
 
     @property
     def head_seq(self) -> int:

@@ -207,7 +207,7 @@ def test_a_transfer_that_a_broken_connection_cut_off_is_told_and_resumed(
     clip = bench.add_clip(1, content)
     request_id = client.request("clip.get", {"clip_id": clip.id})
     bench.until(lambda: len(client.chunks(request_id)) >= 5)
-    bench.link._answers._connection.close(politely=False)  # type: ignore[union-attr]
+    bench.link._media._connection.close(politely=False)  # type: ignore[union-attr]
     bench.until(lambda: client.answers(request_id))
     assert client.answers(request_id)[0]["error"]["code"] == "interrupted"
     have = b"".join(dict(client.chunks(request_id)).values())

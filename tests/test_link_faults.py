@@ -228,7 +228,7 @@ def test_a_broker_that_refuses_version_5_is_spoken_to_in_3_1_1(refusal: bytes) -
         assert "3.1.1" in desk.link.status.warning
         assert desk.link.status.trouble == ""
         assert versions[-1] == 4
-        assert len(versions) <= 5
+        assert versions.count(5) <= 4
         assert any(packet.endswith(b"jpeg") for packet in published)
         desk.link.close(0.5)
 
@@ -336,7 +336,7 @@ def test_a_half_open_connection_is_noticed_within_one_and_a_half_keepalives(star
     broker = start()
     desk = Desk(broker.port, keepalive_s=2)
     desk.connect()
-    desk.step_until(lambda: not desk.link._sent)
+    desk.step_until(lambda: not desk.link._events.in_flight)
     before_s = time.monotonic()
     broker.freeze()
     trouble(desk, "fell silent")
@@ -411,7 +411,7 @@ def test_a_message_that_kills_each_connection_is_set_aside(farewell: bytes, most
         while desk.outbox.owed:
             assert time.monotonic() < end_s, (desk.link.status, desk.outbox.owed)
             desk.step()
-            if not desk.link.status.connected:
+            if not desk.link.status.connected or desk.link._media.trouble:
                 desk.clock.move(1)
         poison = [ack for ack in desk.acks if ack.poison]
         assert [ack.seq for ack in poison] == [4]
