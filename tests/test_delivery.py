@@ -174,3 +174,67 @@ def test_a_backlog_goes_at_its_pace_with_a_seconds_worth_at_once() -> None:
             now_ns += delivery.pause_ns(now_ns)
     assert 100 <= at_once <= 101
     assert 2 <= (now_ns - begin_ns) / NS_PER_S <= 2.01
+
+
+@given(
+    rows,
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=80),
+    st.sets(st.sampled_from(KINDS)),
+)
+@settings(max_examples=200, deadline=None)
+def test_on_two_connections_no_picture_goes_before_the_words_that_were_before_it(
+    kinds: list[OutboxKind], faults: list[tuple[int, int]], denied: set[OutboxKind]
+) -> None:
+    """faults: 0-1 the words' broker answers, 2-3 the pictures', 4 their connections break, 5 time, 6 more rows."""
+    outbox = outbox_of(kinds)
+    words = Delivery(Backoff(lambda: 0.5), kinds=[kind for kind in OutboxKind if kind is not OutboxKind.THUMB])
+    pictures = Delivery(Backoff(lambda: 0.5), kinds=[OutboxKind.THUMB])
+    flying: dict[Delivery, list[int]] = {words: [], pictures: []}
+    arrived: set[int] = set()
+    held: set[int] = set()
+    now_ns = 0
+
+    def fill() -> None:
+        for lane, window in ((words, 3), (pictures, 2)):
+            pictures.before = words.frontier
+            while len(flying[lane]) < window and (row := lane.next(outbox, now_ns)) is not None:
+                flying[lane].append(row.seq)
+                if lane is pictures:
+                    before = {seq for seq in outbox.owed if seq < row.seq and outbox.owed[seq].kind != row.kind}
+                    assert before <= arrived | held, f"{row.seq} before {sorted(before - arrived - held)}"
+
+    def answer(lane: Delivery) -> None:
+        seq = flying[lane].pop(0)
+        if outbox.owed[seq].kind in denied:
+            lane.kept(seq, "no", now_ns)
+            # Later rows of its kind wait without having been sent.
+            held.update(each for each, row in outbox.owed.items() if row.kind is outbox.owed[seq].kind)
+        else:
+            lane.settled(seq)
+            arrived.add(seq)
+
+    for what, number in faults:
+        fill()
+        lane = words if what < 2 else pictures
+        if what < 4 and flying[lane]:
+            answer(lane)
+        elif what == 4:
+            for each in (words, pictures):
+                each.restart()
+                flying[each].clear()
+        elif what == 5:
+            now_ns += number * 30 * NS_PER_S
+        elif what == 6:
+            outbox.add(KINDS[number % len(KINDS)], "{}")
+            words.look()
+            pictures.look()
+    denied.clear()
+    for _ in range(20 * len(outbox.rows) + 200):
+        fill()
+        for lane in (words, pictures):
+            if flying[lane]:
+                answer(lane)
+        now_ns += 30 * NS_PER_S
+        words.look()
+        pictures.look()
+    assert arrived == set(outbox.owed), "all of it, in the end"
