@@ -133,10 +133,8 @@ class Media:
         self._try_later(failure)
 
     def _try_later(self, failure: LinkError) -> None:
-        words = f"media connection: {failure}"
-        # The same trouble again is not news.
-        log.log(logging.DEBUG if words == self.trouble else logging.WARNING, "%s", words)
-        self.trouble = words
+        self.trouble = f"media connection: {failure}"
+        log.debug("%s", self.trouble)
         self._next_try_ns = self._clock.boot_ns() + round(self._backoff.next_s() * NS_PER_S)
 
     # -- sending
