@@ -65,7 +65,7 @@ def _name(entry: os.DirEntry[str]) -> str:
 class Disk:
     """The real disk. Every method raises StorageError naming the operation, the path, the cause and a hint.
 
-    clock: boot-clock ns; where it is given, the syncs of clips are timed. sync_stalls: those longer than STALL_NS.
+    clock: boot-clock ns; where it is given, syncs and commits are timed. sync_stalls: those longer than STALL_NS.
     """
 
     clock: Callable[[], int] | None = None
@@ -118,8 +118,14 @@ class Disk:
             self._timed(os.fsync, file.descriptor)
 
     def _timed(self, sync: Callable[[int], None], descriptor: int) -> None:
+        with self.timed():
+            sync(descriptor)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around what makes something durable, also the ledger's commits."""
         began_ns = self.clock() if self.clock is not None else 0
-        sync(descriptor)
+        yield
         if self.clock is not None:
             took_ns = self.clock() - began_ns
             self.slowest_sync_ns = max(self.slowest_sync_ns, took_ns)

@@ -140,7 +140,8 @@ class Ledger:
                 database.execute("begin immediate")
                 self._run_on(database, now)
                 yield database
-                database.execute("commit")
+                with self._disk.timed():
+                    database.execute("commit")
             finally:
                 if database.in_transaction:
                     database.execute("rollback")

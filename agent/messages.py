@@ -267,9 +267,9 @@ class DiskHealth(_Message):
         None, ge=0, description="How long a new card of clips.card_endurance_tb would last so.", examples=[11.4]
     )
     slowest_sync_ms: float | None = Field(
-        None, ge=0, description="The slowest sync of a clip since the start.", examples=[184.0]
+        None, ge=0, description="The slowest sync or commit since the start.", examples=[184.0]
     )
-    sync_stalls: int | None = Field(None, ge=0, description="Syncs of clips that took above 1 s.", examples=[0])
+    sync_stalls: int | None = Field(None, ge=0, description="Syncs and commits that took above 1 s.", examples=[0])
     clips_untold: int | None = Field(
         None, ge=0, description="Clips deleted before the broker was told of them.", examples=[0]
     )

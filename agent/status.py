@@ -24,7 +24,7 @@ class VisionStatus:
 class StorageStatus:
     """recording: a clip is open. last_durable_ns: boot-clock time of the last fsync or commit that succeeded.
 
-    clips_untold: deleted before the broker took their message. sync_stalls: syncs of clips that took above 1 s.
+    clips_untold: deleted before the broker took their message. sync_stalls: syncs and commits that took above 1 s.
     """
 
     recording: bool = False

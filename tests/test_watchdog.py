@@ -10,7 +10,9 @@ import pytest
 from stepped import SteppedNode
 
 from agent.cameras.fake import FakeSource
+from agent.cameras.scene import Walker
 from agent.cameras.scenes import BUILT_IN
+from agent.ledger_reader import LedgerReader
 from agent.model import NS_PER_S
 from agent.node import BEAT_LIMIT_S, Node, _Worker
 from agent.settings import load_settings
@@ -90,3 +92,36 @@ def test_a_disk_that_takes_nothing_stops_the_feeding_unless_its_trouble_is_told(
     assert "nothing has been written to the disk" in node.stuck(clock.boot_ns())
     node.storage.status = replace(node.storage.status, trouble="the disk is full")
     assert node.stuck(clock.boot_ns()) == ""
+
+
+def test_a_disk_that_hangs_stops_no_motion_and_fills_no_memory(tmp_path: Path) -> None:
+    """The storage stands in an fsync for two minutes; the room it leaves behind it is bounded, events wait."""
+    scene = replace(BUILT_IN["empty"], period_s=15, walkers=(Walker(at_s=3, speed=0.8, height=0.6),))
+    overrides = {
+        "camera": {"backend": "fake", "width": 320, "height": 240, "fps": 5},
+        "detection": {"quiet_s": 0.5},
+        "clips": {"directory": tmp_path, "min_free_mb": 0, "pre_roll_s": 1},
+        "mqtt": {"host": "127.0.0.1", "port": 1},
+    }
+    stepped = SteppedNode(
+        load_settings(environ={}, overrides=overrides), FakeSource(scene, width=320, height=240, fps=5)
+    )
+    node = stepped.node
+    stepped.run(20)
+    before = len(LedgerReader(tmp_path).events())
+    step, frames = node.storage.step, node.vision.status.frames
+    node.storage.step = lambda wait_s: None  # type: ignore[method-assign]
+    bytes_held = []
+    for _ in range(12):
+        stepped.run(10)
+        bytes_held.append(node.ring._bytes)
+    assert node.vision.status.frames - frames == 120 * 5
+    assert node.vision.status.skipped == 0
+    assert max(bytes_held[3:]) <= 1.1 * max(bytes_held[:3]), "what waits does not grow"
+    node.storage.step = step  # type: ignore[method-assign]
+    stepped.run(30)
+    events = LedgerReader(tmp_path).events()
+    assert len(events) - before >= 8, "what happened meanwhile was stored afterwards, one event each 15 s"
+    assert node.board.lost == 0
+    assert "gap" in {flag for clip in LedgerReader(tmp_path).clips() for flag in clip.flags}
+    stepped.stop()

@@ -14,7 +14,7 @@ from pathlib import Path
 from fuzz import fuzz_round
 from torture_broker import kills_under_load, matrix
 from torture_consumer import consumer_away, drain
-from torture_disk import clock_steps, disk_faults, model_cuts, power_cuts
+from torture_disk import clock_steps, disk_faults, model_cuts, power_cuts, slow_disk
 from torture_program import kills
 from torture_table import Budget, Round, Row
 
@@ -22,10 +22,11 @@ BOUNDED_MINUTES = 3.0
 HOURS = 24 * 60.0
 
 ROUNDS: dict[str, tuple[float, Round]] = {
-    "power cut, real ext4": (0.15, power_cuts(noise=False)),
-    "power cut, ext4 + other syncs": (0.15, power_cuts(noise=True)),
+    "power cut, real ext4": (0.12, power_cuts(noise=False)),
+    "power cut, ext4 + other syncs": (0.12, power_cuts(noise=True)),
     "disk fails (real ext4)": (0.05, disk_faults),
-    "power cut, crash model": (0.07, model_cuts),
+    "slow disk (5 s per fsync)": (0.14, slow_disk),
+    "power cut, crash model": (0.05, model_cuts),
     "messages: broker killed": (0.05, matrix("broker")),
     "messages: node killed twice": (0.05, matrix("node")),
     "messages: both killed twice": (0.05, matrix("both")),

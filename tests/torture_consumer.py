@@ -13,7 +13,7 @@ from typing import Any
 from broker import DEADLINE_S, Mosquitto, Subscriber, until
 from program import Program, write_settings
 from torture_broker import fill, judge_order
-from torture_table import Budget, Row, settle
+from torture_table import Budget, Row, newest_health, settle
 
 from agent.ledger_reader import LedgerReader
 
@@ -161,16 +161,16 @@ def drain(directory: Path, budget: Budget) -> Row:
         time.sleep(5)
         broker.start()
         subscriber = Subscriber(broker.port, "edgecam/#", session="dashboard", checked=False)
-        until(lambda: bool(_health(subscriber)), "health is told")
-        first, began = _health(subscriber), time.monotonic()
+        until(lambda: bool(newest_health(subscriber)), "health is told")
+        first, began = newest_health(subscriber), time.monotonic()
         while time.monotonic() - began < max(budget.seconds, 120):
             time.sleep(0.25)
-            last = _health(subscriber)
+            last = newest_health(subscriber)
             if last["outbox"]["depth"] == 0:
                 break
         row.slowest_s = time.monotonic() - began
         settle(subscriber)
-        last = _health(subscriber)
+        last = newest_health(subscriber)
         judge_order(row, subscriber, head)
         skipped = last["frames_skipped"] - first["frames_skipped"]
         frames_per_s = last["fps"]
@@ -183,8 +183,3 @@ def drain(directory: Path, budget: Budget) -> Row:
         f" frames/s: {skipped} frames skipped"
     )
     return row
-
-
-def _health(subscriber: Subscriber) -> dict[str, Any]:
-    found = subscriber.of("/health")
-    return dict(json.loads(found[-1].payload)) if found else {}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from pathlib import Path
 
 import rig
 import test_recovery
 import test_time
+from broker import Mosquitto, Subscriber, until
 from faulty_disk import Leaves, RecordingDisk
-from torture_table import Budget, Round, Row
+from program import Program, camera_agent, write_settings
+from torture_table import Budget, Round, Row, account, newest_health, settle
 
 
 def power_cuts(noise: bool) -> Round:
@@ -49,6 +52,51 @@ def disk_faults(directory: Path, budget: Budget) -> Row:
             row.slowest_s = max(row.slowest_s, outcome.slowest_s)
             row.judge(outcome.violations)
     row.note = "ENOSPC, EIO, read-only"
+    return row
+
+
+def slow_disk(directory: Path, budget: Budget) -> Row:
+    """The whole program on an ext4 whose fsyncs take 5 s: motion goes on, memory stays, nothing stored is lost."""
+    row = Row()
+    if words := rig.missing():
+        row.note = f"left out: {words}"
+        return row
+    disk = rig.Disk(96)
+    broker = Mosquitto(directory / "broker", extra=["max_queued_messages 0", "log_type none"]).start()
+    subscriber = Subscriber(broker.port, "edgecam/#", session="dashboard", checked=False)
+    try:
+        disk.up()
+        place = disk.mount / "node"
+        config = write_settings(
+            directory, broker.port, clips={"directory": str(place), "min_free_mb": 0, "pre_roll_s": 1.0}
+        )
+        with Program(directory, "run", "--config", config) as node:
+            until(lambda: newest_health(subscriber).get("uptime_s", 0) > 8, "it runs")
+            before, began = newest_health(subscriber), time.monotonic()
+            disk.break_it("slow")
+            while time.monotonic() - began < max(30.0, min(300.0, budget.left_s)):
+                subscriber.wait_a_moment()
+            after, slow_s = newest_health(subscriber), time.monotonic() - began
+            disk.mend()
+            node.signal(signal.SIGTERM)
+        settle(subscriber)
+        row.faults, grown_mb = 1, after["memory_mb"] - before["memory_mb"]
+        done = camera_agent("clips", "verify", "--directory", place)
+        row.judge(done.stdout.splitlines() if done.returncode else [])
+        account(row, place, subscriber)
+    finally:
+        subscriber.close()
+        broker.kill()
+        disk.down()
+        disk.remove()
+    row.slowest_s = after["disk"]["slowest_sync_ms"] / 1000
+    if after["fps"] < 0.8 * before["fps"] or grown_mb > 40 or not after["disk"]["sync_stalls"]:
+        row.judge([f"fps {before['fps']} -> {after['fps']}, memory +{grown_mb:.0f} MB: {after['disk']}"])
+    row.note = (
+        f"each fsync 5 s for {slow_s:.0f} s: {before['fps']:.1f} -> {after['fps']:.1f} frames/s analysed, memory"
+        f" {before['memory_mb']:.0f} -> {after['memory_mb']:.0f} MB, {after['disk']['sync_stalls']} stalls counted,"
+        f" {after['clip_gaps'] - before['clip_gaps']} gaps"
+    )
     return row
 
 

@@ -147,3 +147,10 @@ def settle(subscriber: Subscriber) -> None:
         subscriber.wait_a_moment()
         if len(subscriber.messages) != before:
             before, since = len(subscriber.messages), time.monotonic()
+
+
+def newest_health(subscriber: Subscriber) -> dict[str, Any]:
+    """The last health message after waiting for news a moment; empty before the first."""
+    subscriber.wait_a_moment()
+    found = subscriber.of("/health")
+    return dict(json.loads(found[-1].payload)) if found else {}

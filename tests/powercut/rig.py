@@ -1,4 +1,4 @@
-"""A real ext4 whose block writes and flushes are recorded and cut anywhere; and ENOSPC, EIO, read-only under it.
+"""A real ext4 whose block writes and flushes are recorded and cut anywhere; ENOSPC, EIO, slow flushes under it.
 
 The file system lies on a loop device whose backing file is served here over FUSE, so that every block write and
 every flush the kernel sends to the "disk" is logged in order. A crash state is everything up to the last completed
@@ -34,6 +34,8 @@ WRITE, FLUSH, MARK = 1, 2, 3
 MEDIUM_BYTES = 4096
 """What the medium writes whole; a cut can tear anything larger."""
 JOURNAL_MB = 4
+SLOW_S = 2.5
+"""What a flush takes then; an fsync of ext4 is two of them, so 5 s, as on a card that tidies up inside."""
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _has_own_mounts = False
 WRITER = Path(__file__).with_name("writer.py")
@@ -98,6 +100,8 @@ def serve(mount: str, image: str, log_path: str, control: str) -> None:
 
         def fsync(self, path: str, datasync: int, fh: object) -> int:
             self._fail()
+            if os.path.exists(f"{control}/slow"):
+                time.sleep(SLOW_S)
             os.write(log, RECORD.pack(FLUSH, 0, 0))
             return 0
 
@@ -183,9 +187,9 @@ class Disk:
         os.close(log)
 
     def break_it(self, kind: str) -> None:
-        """kind: enospc, eio or ro."""
-        if kind == "eio":
-            (self.directory / "eio").touch()
+        """kind: enospc, eio, ro, or slow (each flush takes SLOW_S)."""
+        if kind in ("eio", "slow"):
+            (self.directory / kind).touch()
         elif kind == "ro":
             # As the kernel does when it finds the file system damaged.
             trigger = Path("/sys/fs/ext4") / Path(self._loop).name / "trigger_fs_error"
@@ -199,7 +203,8 @@ class Disk:
             os.close(filler)
 
     def mend(self) -> None:
-        (self.directory / "eio").unlink(missing_ok=True)
+        for kind in ("eio", "slow"):
+            (self.directory / kind).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             (self.mount / ".filler").unlink()
 
@@ -213,7 +218,8 @@ class Disk:
         return found
 
     def down(self) -> None:
-        (self.directory / "eio").unlink(missing_ok=True)
+        for kind in ("eio", "slow"):
+            (self.directory / kind).unlink(missing_ok=True)
         server, self._server = self._server, None
         if server is None:
             return
