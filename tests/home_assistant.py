@@ -19,6 +19,13 @@ from typing import Any
 from broker import Mosquitto, Subscriber, free_port
 from program import Program, write_settings
 
+from agent.announcer import Announcer
+from agent.birth import meta_message
+from agent.handoffs import StatusBoard
+from agent.requests import Request, UpdateReported
+from agent.settings import load_settings
+from agent.topics import Topics
+
 CLIENT = "http://localhost/"
 LIMIT_S = 120.0
 
@@ -180,6 +187,7 @@ def trial(command: list[str], home: Path, shown_as: str) -> None:
             lambda: json.loads(desk.of("/config/reported")[-1].payload)["config"]["detection"]["sensitivity"] == 77,
         )
         wait("and shows it", lambda: assistant.state("_sensitivity")["state"] == "77")
+        update(assistant, desk, home)
 
         os.kill(node.pid, signal.SIGKILL)
         wait("by the will all become unavailable", lambda: assistant.state("_motion")["state"] == "unavailable", 60)
@@ -211,6 +219,46 @@ def trial(command: list[str], home: Path, shown_as: str) -> None:
         assistant.end()
         desk.close()
         broker.kill()
+
+
+def update(assistant: HomeAssistant, desk: Subscriber, home: Path) -> None:
+    """The update entity of a node as scripts/install leaves it, which the one above is not: said in its place."""
+    node = {"id": "depot", "site": "ward-12", "name": "Kho lưu trữ"}
+    given = load_settings(environ={}, overrides={"node": node, "clips": {"directory": str(home / "depot")}})
+    base = Topics("edgecam", "ward-12", "depot")
+    statuses = StatusBoard()
+    Announcer(given, statuses).announce(meta_message(given, None, None), "ha-update-1.4.0-0")
+    for topic, status in statuses.take().items():
+        desk.say(base.at(topic), status.payload, retain=True)
+    desk.say(base.at("state"), b'{"state":"online","reasons":[]}', retain=True)
+
+    def say(**more: Any) -> None:
+        tree = {"installed": "1.3.2", "latest": "1.4.0", "possible": True, "phase": "idle", "tries": 0}
+        said = UpdateReported.model_validate({**tree, "time": "2026-11-22T03:15:07.000Z", **more})
+        desk.say(base.at("update"), said.model_dump_json().encode(), retain=True)
+
+    def shown() -> dict[str, Any]:
+        found = [state for name, state in assistant.states().items() if name.startswith("update.kho_luu_tru")]
+        return found[0] if found else {"state": "", "attributes": {}}
+
+    say(notes="Sửa lỗi khi mất điện")
+    wait("an update is offered", lambda: shown()["state"] == "on")
+    about = shown()["attributes"]
+    assert (about["installed_version"], about["latest_version"]) == ("1.3.2", "1.4.0"), about
+    assert about["release_summary"] == "Sửa lỗi khi mất điện"
+    assistant.ask("/api/services/update/install", {"entity_id": shown()["entity_id"]})
+    wait("install is the node's update command", lambda: desk.of("depot/cmd/update"))
+    command = Request.model_validate_json(desk.of("depot/cmd/update")[0].payload)
+    assert (command.id, command.client, command.args) == ("ha-update-1.4.0-0", "home-assistant", {})
+    say(phase="fetching", percent=40)
+    wait("its progress is shown", lambda: shown()["attributes"].get("update_percentage") == 40)
+    assert shown()["attributes"]["in_progress"] is True
+    last = {"version": "1.4.0", "verdict": "failed", "why": "it never said READY", "time": "2026-11-22T03:20:07.000Z"}
+    say(last=last, tries=1)
+    wait("a version that went back is offered still", lambda: shown()["attributes"].get("in_progress") is False)
+    assert shown()["attributes"]["last"]["why"] == "it never said READY", shown()
+    say(installed="1.4.0", tries=2)
+    wait("an update that stayed is done", lambda: shown()["state"] == "off")
 
 
 if __name__ == "__main__":

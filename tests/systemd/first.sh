@@ -75,6 +75,12 @@ install -d /run/camera-agent
 /opt/camera-agent/current/bin/python $P/tests/probe.py control > /rig/out/control 2>/rig/out/control.err; cat /rig/out/control; FAILS=$((FAILS + $(grep -c '^FAIL' /rig/out/control)))
 rm -rf /var/lib/camera-agent/probe
 expect "the running agent listens on nothing: $(ss -ltnup | grep -c users) sockets of others" bash -c "! ss -ltnup | grep -q 'pid=$(main_pid),'"
+if [ "$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
+  install -d -m 700 /etc/credstore.encrypted
+  echo sealed | systemd-creds encrypt --name=camera-agent.mqtt-key - /etc/credstore.encrypted/camera-agent.mqtt-key 2> /rig/out/creds.err
+  expect "a credential encrypted for this host is handed over" [ "$(systemd-run -q --wait --pipe --collect -p User=camera-agent -p LoadCredential=camera-agent.mqtt-key -p 'ImportCredential=camera-agent.*' sh -c 'cat $CREDENTIALS_DIRECTORY/camera-agent.mqtt-key')" = sealed ]
+  rm /etc/credstore.encrypted/camera-agent.mqtt-key; rmdir --ignore-fail-on-non-empty /etc/credstore.encrypted
+fi
 reach() { systemd-run -q --wait --pipe --collect "$@" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 1883), 2)' >/dev/null 2>&1; }
 expect "the site drop-in lets the broker's address through" reach -p IPAddressDeny=any -p IPAddressAllow=127.0.0.1
 if reach -p IPAddressDeny=any -p IPAddressAllow=192.0.2.1; then fail "IPAddressDeny is not enforced"; else pass "the site drop-in denies other addresses"; fi
