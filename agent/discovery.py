@@ -221,12 +221,13 @@ def _turned(topics: Topics, verbs: Collection[str]) -> dict[str, dict[str, Any]]
 
 def _update(topics: Topics, verbs: Collection[str], update_id: str) -> dict[str, dict[str, Any]]:
     """What Home Assistant sends to install is fixed text, no template: so the id in it comes from the node."""
+    # Its schema for update messages refuses them whole for a release_summary of null; an empty text is fine.
     if "update" not in verbs or not update_id:
         return {}
     state = {
         "installed_version": "value_json.installed",
         "latest_version": "value_json.latest",
-        "release_summary": "value_json.notes or none",
+        "release_summary": "value_json.notes",
         "in_progress": "value_json.phase != 'idle'",
         "update_percentage": "value_json.percent",
     }

@@ -22,9 +22,11 @@ from program import Program, write_settings
 from agent.announcer import Announcer
 from agent.birth import meta_message
 from agent.handoffs import StatusBoard
+from agent.messages import StateMessage
 from agent.requests import Request, UpdateReported
 from agent.settings import load_settings
 from agent.topics import Topics
+from agent.ulid import new_ulid
 
 CLIENT = "http://localhost/"
 LIMIT_S = 120.0
@@ -226,11 +228,13 @@ def update(assistant: HomeAssistant, desk: Subscriber, home: Path) -> None:
     node = {"id": "depot", "site": "ward-12", "name": "Kho lưu trữ"}
     given = load_settings(environ={}, overrides={"node": node, "clips": {"directory": str(home / "depot")}})
     base = Topics("edgecam", "ward-12", "depot")
+    (home / "depot").mkdir()
     statuses = StatusBoard()
     Announcer(given, statuses).announce(meta_message(given, None, None), "ha-update-1.4.0-0")
     for topic, status in statuses.take().items():
         desk.say(base.at(topic), status.payload, retain=True)
-    desk.say(base.at("state"), b'{"state":"online","reasons":[]}', retain=True)
+    online = StateMessage(state="online", session=new_ulid(0), time="2026-11-22T03:15:07.000Z", reasons=[])
+    desk.say(base.at("state"), online.model_dump_json().encode(), retain=True)
 
     def say(**more: Any) -> None:
         tree = {"installed": "1.3.2", "latest": "1.4.0", "possible": True, "phase": "idle", "tries": 0}
@@ -259,6 +263,8 @@ def update(assistant: HomeAssistant, desk: Subscriber, home: Path) -> None:
     assert shown()["attributes"]["last"]["why"] == "it never said READY", shown()
     say(installed="1.4.0", tries=2)
     wait("an update that stayed is done", lambda: shown()["state"] == "off")
+    desk.say("homeassistant/device/ward-12_depot/config", b"", retain=True)
+    wait("and that node is gone again", lambda: not shown()["state"])
 
 
 if __name__ == "__main__":
