@@ -47,9 +47,21 @@ class Seen:
     level: Plane
     light: Light | None
     changed: Plane | None
-    counts: Levels | None
-    limits: Levels
-    candidates: Plane | None
+    _counts: Plane | None
+    _limits: Plane
+    _candidates: Plane | None
+
+    @property
+    def counts(self) -> Levels | None:
+        return None if self._counts is None else self._counts * np.float32(1 / PER_PIXEL)
+
+    @property
+    def limits(self) -> Levels:
+        return self._limits * np.float32(1 / PER_PIXEL)
+
+    @property
+    def candidates(self) -> Plane | None:
+        return None if self._candidates is None else (self._candidates > 0) * np.uint8(255)
 
 
 class Detector:
@@ -70,7 +82,7 @@ class Detector:
         rules: Rules | None = None,
     ) -> None:
         self.width, self.height = width, height
-        self._looked: tuple[Plane, Plane, Light | None, Plane | None, Plane | None, Plane | None] | None = None
+        self._seen: Seen | None = None
         self._rules = rules or Rules()
         self._active_ns = round(self._rules.active_s * NS_PER_S)
         self._idle_ns = round(self._rules.idle_s * NS_PER_S)
@@ -207,19 +219,7 @@ class Detector:
     @property
     def seen(self) -> Seen | None:
         """What was seen on the last frame looked at; None before the first."""
-        if self._looked is None:
-            return None
-        small, level, light, changed, once, candidates = self._looked
-        per_pixel = np.float32(1 / PER_PIXEL)
-        return Seen(
-            small,
-            level,
-            light,
-            changed,
-            None if once is None else once * per_pixel,
-            self._once.limits * per_pixel,
-            None if candidates is None else (candidates > 0) * np.uint8(255),
-        )
+        return self._seen
 
     def _look(self, small: Plane, frame: Frame) -> Motion:
         now, scene = frame.t_ns, self._scene
@@ -249,7 +249,7 @@ class Detector:
         motion = self._word(frame, changed, candidates, light_changed)
         self._follow(now, small, candidates, once, twice)
         self._end_of_learning(now, restless)
-        self._looked = (small, level, light, changed, once, candidates)
+        self._seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
         return motion
 
     def _rest(self, small: Plane, frame: Frame) -> Motion:
@@ -263,7 +263,7 @@ class Detector:
         self._follow(now, small, None, None, None)
         if self._learning:
             self._end_of_learning(now, 0.0)
-        self._looked = (small, self._scene.level, light, None, None, None)
+        self._seen = Seen(small, self._scene.level, light, None, None, self._once.limits, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
