@@ -409,6 +409,23 @@ def test_parts_of_one_person_make_one_box_and_two_people_two() -> None:
     assert merged([]) == []
 
 
+def test_who_walks_when_the_lamp_goes_off_stays_in_sight() -> None:
+    source, sink, detector = (
+        FakeSource(BUILT_IN["lamp"], width=320, height=240, fps=15, want_packets=False),
+        Collected(),
+        Detector(320, 240),
+    )
+    source.open(NS_PER_S)
+    lost = []
+    for i in range(34 * 15):
+        source.step(sink)
+        is_active = detector.step(sink.frames.pop()).active
+        # He comes at 31.1 s; the lamp goes off at 32.2 s.
+        if i > 31.5 * 15 and not is_active:
+            lost.append(i)
+    assert lost == []
+
+
 class Collected:
     def __init__(self) -> None:
         self.frames: list[Frame] = []

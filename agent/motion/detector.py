@@ -413,7 +413,12 @@ class Detector:
         if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
         scene = self._scene
-        pictures = None if scene.light is None else (self._past[-1][1], scene.usual, scene.noise)
+        pictures = None
+        # A lamp leaves texture too: who was active stays so.
+        if scene.light is not None and not (self._since and (light_changed or self._light_change.holds(frame.t_ns))):
+            # In the light of most of the picture, so that what is left is of some part of it.
+            whole = opencv().convertScaleAbs(self._past[-1][1], alpha=scene.light.middle)
+            pictures = (whole, scene.usual, scene.noise)
         cells, boxes, excess, is_scattered = things(changed, candidates, ages >= self._confirm, self._pixel, pictures)
         if not boxes:
             return self._not_active(frame, min(score, 0.5), light_changed)
