@@ -241,7 +241,7 @@ def _try_broker(settings: Settings, connection: Connection) -> Finding:
     if acks[0].code >= REFUSED:
         hint = "the broker's access list must allow this node to write its own topics: see docs/MQTT.md"
         return Finding(False, f"{connection.where} refused {topics.at('check')}: {acks[0].words}", hint)
-    return Finding(True, f"{connection.where}, MQTT {connection.protocol}, may publish to {topics.base}/#")
+    return Finding(True, f"{connection.where}, MQTT {connection.protocol}, may publish to {topics.at('check')}")
 
 
 def _step_until(connection: Connection, is_done: Callable[[], bool]) -> None:
