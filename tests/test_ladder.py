@@ -13,9 +13,9 @@ from agent.handoffs import EventBoard, FrameSlot, StatusBoard
 from agent.health import Health
 from agent.keeper import CameraState
 from agent.ladder import CLIMB_S, DESCEND_S, RUNGS, Ease, Ladder, Strain
-from agent.messages import HealthMessage
+from agent.messages import DiskHealth, HealthMessage
 from agent.model import NS_PER_S, Frame
-from agent.settings import Settings
+from agent.settings import Settings, load_settings
 from agent.status import LinkStatus, StorageStatus, VisionStatus
 from agent.vision import Vision
 
@@ -179,3 +179,22 @@ def test_an_eased_node_analyses_every_other_frame() -> None:
     assert analysed(0, 1) == 30
     assert 15 <= analysed(30, 0.5) <= 16
     assert analysed(60, 1) == 30
+
+
+def test_health_forecasts_the_life_of_the_card_from_an_hour_on(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    clock, statuses = SimulatedClock(), StatusBoard()
+    health = Health(load_settings(environ={}, overrides={"clips": {"card_endurance_tb": 73}}), clock, tmp_path)
+
+    def told(written_mb: int) -> DiskHealth:
+        (tmp_path / "proc/self/io").write_text(f"rchar: 7\nwrite_bytes: {written_mb}000000\n")
+        health.step(statuses, camera=CameraState(), vision=VisionStatus(), storage=StorageStatus(), link=LinkStatus())
+        return HealthMessage.model_validate_json(statuses.all()["health"].payload).disk
+
+    clock.move(3500)
+    assert (told(90).written_mb_per_day, told(90).life_years) == (None, None)
+    clock.move(3700)
+    disk = told(200)
+    assert disk.written_mb == 200
+    assert disk.written_mb_per_day == 2400, "200 MB in two hours"
+    assert disk.life_years == 83.3, "73 TB at 2.4 GB a day"

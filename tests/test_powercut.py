@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import rig
+from storage_fixtures import make_rig
 
+from agent.board import Board
 from agent.clock import SimulatedClock, read
 from agent.disk import Disk
 from agent.ledger import Ledger
@@ -34,6 +36,29 @@ def test_a_ledger_that_syncs_less_is_caught() -> None:
 def test_a_disk_that_fails_under_the_node_loses_nothing_that_was_durable(kind: str) -> None:
     """With ENOSPC events go on being stored in the ledger's own room, and recording goes on within 30 s of space."""
     assert rig.fault(kind).violations == []
+
+
+@needs_rig
+def test_what_health_says_was_written_is_what_the_device_took() -> None:
+    """Beside it the device takes the file system's own journal."""
+    disk = rig.Disk(96)
+    try:
+        disk.up()
+        node = make_rig(disk.mount / "node")
+        node.storage.open()
+        node.film(2)
+        rig.sh("sync", "-f", str(disk.mount))
+        told_mb, device_mb = Board(Path("/")).written_mb(), disk.written_mb()
+        for _ in range(20):
+            node.event_of(2, post_s=4)
+        rig.sh("sync", "-f", str(disk.mount))
+        told_mb, device_mb = (Board(Path("/")).written_mb() or 0) - (told_mb or 0), disk.written_mb() - device_mb
+        node.storage.close()
+    finally:
+        disk.down()
+        disk.remove()
+    assert told_mb > 1
+    assert 0.6 < told_mb / device_mb < 1.1
 
 
 def test_every_commit_of_the_ledger_is_synced(tmp_path: Path) -> None:

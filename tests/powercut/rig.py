@@ -180,6 +180,11 @@ class Disk:
         sh("sync", "-f", str(self.mount))
         self.mark("__start__")
 
+    def written_mb(self) -> float:
+        """What the kernel has written to the device so far."""
+        sectors = (Path("/sys/block") / Path(self._loop).name / "stat").read_text().split()[6]
+        return int(sectors) * 512 / 1e6
+
     def mark(self, token: str) -> None:
         text = token.encode()
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
