@@ -224,6 +224,8 @@ class Ledger:
                 "rev": event.rev,
                 "seq": outbox.next_seq(database) + 1,  # the event's row comes first
                 "time": rfc3339(now.wall(picture.moment.t_ns)),
+                # What stands in a picture is not corrected later: whoever reads it must know.
+                "clock_synced": now.clock_synced,
             }
             jpeg = outbox.stamped(picture.jpeg, fields)
             event = replace(event, thumbnail=replace(picture, jpeg=jpeg))

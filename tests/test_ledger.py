@@ -77,6 +77,7 @@ def test_event_and_its_picture_are_owed_together_and_agree(ledger: Ledger, tmp_p
         "rev": 1,
         "seq": 2,
         "time": "2023-11-14T22:13:25.000Z",
+        "clock_synced": True,
     }
 
 

@@ -105,7 +105,7 @@ def test_directory_that_may_not_be_looked_into_is_refused_in_one_line(tmp_path: 
         (tmp_path / "closed").chmod(0o700)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EINTR])
 def test_disk_that_fails_stops_recording_not_events_and_recording_goes_on_by_itself(
     number: int, tmp_path: Path
 ) -> None:
