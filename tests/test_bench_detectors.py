@@ -55,8 +55,11 @@ def test_which_frames_a_program_saved_is_told_by_the_pictures_themselves() -> No
     wanted = [i in (3, 4, 40, 59) for i in range(60)]
     assert frames_saved(saved(3, 4, 40, 59, late_s=1000.7), frames, 10) == wanted
     assert frames_saved(saved(3, 4, 40, 59, 60, 61), frames, 10) == wanted  # the file began again
-    with pytest.raises(ValueError, match="none of frames"):
-        frames_saved([(0.3, frames[3]), (0.5, frames[5] + np.int16(40))], frames, 10)
+    torn = (0.5, frames[5] + np.int16(40))
+    with pytest.raises(ValueError, match="1 of its 2 pictures are torn"):
+        frames_saved([(0.3, frames[3]), torn], frames, 10)
+    many = saved(*range(6, 57))
+    assert frames_saved([*saved(3), torn, *many], frames, 10) == [i == 3 or 6 <= i < 57 for i in range(60)]
 
 
 def test_every_detector_sees_every_frame_and_finds_who_crosses(tmp_path: Path) -> None:
