@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from broker import Mosquitto, free_port
 from chromium import Chromium
+from home_assistant import wait
 from program import Program, write_settings
 
 from agent.clock import SystemClock
@@ -37,7 +37,6 @@ from agent.ulid import new_ulid
 
 SITE, NODE = "ward-12", "entrance"
 BASE = f"edgecam/v1/{SITE}/{NODE}"
-LIMIT_S = 120.0
 WANTED = (
     *("state", "meta", "health", "motion", "event", "event/last", "thumb", "thumb/last", "clip", "loss", "live"),
     *("armed", "update"),
@@ -74,15 +73,6 @@ def owe_too_much(settings: Settings) -> None:
         board.put(replace(event, end_reason=EndReason.QUIET, thumbnail=picture))
         storage.step(0)
     storage.close()
-
-
-def wait(what: str, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> None:
-    began_s = time.monotonic()
-    while not condition():
-        if time.monotonic() - began_s > limit_s:
-            raise SystemExit(f"FAIL  {what}: not within {limit_s:g} s")
-        time.sleep(0.1)
-    print(f"pass  {what} ({time.monotonic() - began_s:.1f} s)", flush=True)
 
 
 def feed_of(topic: str) -> str:
