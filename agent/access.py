@@ -16,9 +16,6 @@ from agent.topics import ECHO, VERSION
 RESERVED = ("zone/+", "day/+", "watch")
 """Topics of the contract that a later version speaks on: a broker need not be changed for it."""
 
-CHECK = "check"
-"""Where `camera-agent check` says one word."""
-
 COMMISSIONING = "commissioning"
 """Where `camera-agent aim` leaves the record of the day a node was hung."""
 
@@ -26,7 +23,7 @@ COMMISSIONING = "commissioning"
 def writable() -> list[str]:
     """Topic filters below the base that a node says something on."""
     below = [channel.topic for channel in CHANNELS if not channel.to_node and not channel.topic.startswith("/")]
-    return [*(re.sub(r"{[a-z]+}", "+", topic) for topic in below), *RESERVED, CHECK, COMMISSIONING]
+    return [*(re.sub(r"{[a-z]+}", "+", topic) for topic in below), *RESERVED]
 
 
 def readable() -> list[str]:

@@ -6,12 +6,12 @@ Published retained on `B/commissioning` and kept beside the clips, so that later
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from agent.model import Frame, Plane
+from agent.records import Check
 from agent.settings import ZoneSettings
 from agent.view import unmasked
 
@@ -21,45 +21,6 @@ MOST_UNUSABLE = 0.6
 MOST_AGE_MS = 1000.0
 LEAST_FPS_SHARE = 0.8
 COLOURS = {"detect": (90, 200, 120), "ignore": (150, 150, 150), "privacy": (60, 60, 230)}
-
-
-class Check(BaseModel):
-    """One line of the table. hint: what to do about a failure."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    what: str
-    passed: bool
-    words: str
-    hint: str = ""
-
-
-class Record(BaseModel):
-    """What `camera-agent aim` leaves. light: mean luma 0..255, and the shares of the picture too dark or too bright.
-
-    age_ms: from exposure to analysed, median and 95th percentile. signal_dbm: Wi-Fi, None on a cable.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    v: Literal[1] = 1
-    site: str
-    node: str
-    name: str
-    location: str
-    time: str
-    clock_synced: bool
-    version: str
-    passed: bool
-    checks: list[Check]
-    camera: str
-    fps: float
-    age_ms: tuple[float, float]
-    light: tuple[float, float, float]
-    signal_dbm: float | None
-    walks_wanted: int
-    walks_seen: int
-    picture_sha256: str
 
 
 def light_of(luma: Plane, zones: Sequence[ZoneSettings] = ()) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from agent import __version__
 from agent.messages import JSON_PAYLOADS, ThumbProperties
+from agent.records import Record
 from agent.requests import VERBS, ConfigDesired, ConfigReported, Request, Response, UpdateReported
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -94,6 +95,8 @@ CHANNELS: tuple[Channel, ...] = (
     Channel("xfer/{request}/{offset}", "Bytes of a clip or still, at most 16 kB each.", payload="bytes"),
     Channel("config/desired", "Settings that shall differ from the node's own file.", retained=True, to_node=True),
     Channel("config/reported", "What became of them, and all that is in force.", retained=True),
+    Channel("check", "One word of `camera-agent check`.", payload="text", words=("camera-agent check",)),
+    Channel("commissioning", "What `camera-agent aim` measured when the node was hung.", retained=True),
     Channel(
         "/homeassistant/device/{site}_{node}/config",
         "Home Assistant device discovery, in Home Assistant's own format.",
@@ -117,6 +120,7 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "config/desired": ConfigDesired,
     "config/reported": ConfigReported,
     "update": UpdateReported,
+    "commissioning": Record,
 }
 """Topic below the base, with its parameters in braces -> the JSON that stands there."""
 

@@ -13,6 +13,7 @@ from program import camera_agent, write_settings
 
 from agent import commissioning as record
 from agent.model import Frame
+from agent.records import Record
 from agent.settings import ZoneSettings
 
 ZONE = ZoneSettings(id="door", kind="detect", polygon=[(0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)])
@@ -32,7 +33,7 @@ def test_two_walks_are_counted_recorded_and_published(tmp_path: Path) -> None:
         assert "pass  walk      2 of 2" in result.stdout, result.stdout + result.stderr
         assert "pass  broker" in result.stdout
         kept = tmp_path / "node/commissioning"
-        made = record.Record.model_validate_json((kept / "record.json").read_bytes())
+        made = Record.model_validate_json((kept / "record.json").read_bytes())
         assert (made.walks_wanted, made.walks_seen) == (2, 2)
         assert made.name == "Cửa chính"
         assert made.fps == pytest.approx(10, rel=0.3)

@@ -19,7 +19,7 @@ FLOORS: dict[str, int] = {
             "agent model status errors shortage clock ulid camera_settings settings camera",
             "ladder board handoffs disk mp4 annexb masks zones thumbnail messages topics birth sdnotify"
             " strict_json mailboxes requests signatures admission audit ledger_file dial backoff gaps release"
-            " arming changes provisioning site_ca echo schema discovery access certificates tls",
+            " arming changes provisioning site_ca echo schema records discovery access certificates tls",
             "motion events still strip annotate recorder ledger ledger_reader outbox ring retime recovery"
             " verification"
             " errands answers posting jobs archive live pictures mail uploads configuration desired operators"

@@ -17,12 +17,12 @@ from agent.cameras.open import open_camera
 from agent.cli import add_config, load_settings
 from agent.cli.check import check_broker, check_clock, check_disk, client_id
 from agent.clock import SystemClock, rfc3339
-from agent.commissioning import Check, Record
 from agent.connection import Connection
 from agent.disk import Disk
 from agent.errors import AgentError, CameraError, LinkError
 from agent.handoffs import EventBoard, FrameSlot, StatusBoard
 from agent.model import NS_PER_S, Frame, Packet
+from agent.records import Check, Record
 from agent.settings import Settings
 from agent.topics import Topics
 from agent.ulid import new_ulid
