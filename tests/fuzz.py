@@ -33,7 +33,8 @@ from program import write_settings
 from torture_table import Budget, Row
 from tqdm import tqdm
 
-from agent.cli.run import chosen_settings, configuration_of
+from agent.cli.chosen import chosen_settings
+from agent.cli.run import configuration_of
 from agent.clock import SimulatedClock
 from agent.connection import Incoming
 from agent.echo import Echo

@@ -14,11 +14,12 @@ from command_fixtures import BASE, Bench, Client
 from faulty_disk import FailingDisk, Leaves, RecordingDisk
 from hypothesis import given
 from hypothesis import strategies as st
-from program import write_settings
+from program import camera_agent, write_settings
 
 from agent import configuration
 from agent.changes import LIVE, changed, needing_restart
-from agent.cli.run import check_config, chosen_settings, configuration_of
+from agent.cli.chosen import chosen_settings, settings_in_force
+from agent.cli.run import check_config, configuration_of
 from agent.configuration import MAX_STARTS, STATE_NAME, Patch, Problem, State
 from agent.desired import Configuring
 from agent.disk import Disk
@@ -166,6 +167,26 @@ def test_a_trial_that_no_longer_goes_with_the_file_goes_back_at_the_start(tmp_pa
     assert settings.clips.pre_roll_s == 1
     assert chosen.verdict.status == "rolled-back"
     assert configuration.from_bytes((tmp_path / "node" / STATE_NAME).read_bytes()) == chosen
+
+
+def test_who_only_looks_sees_the_settings_in_force_and_counts_no_start(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, 1883)
+    assert settings_in_force(path) == (chosen_settings(path)[0], "")
+    (tmp_path / "node").mkdir()
+    file = tmp_path / "node" / STATE_NAME
+    file.write_bytes(configuration.to_bytes(wanted(State(), 7, {"node": {"name": "Cửa sau"}})))
+    before = file.read_bytes()
+    settings, words = settings_in_force(path)
+    assert (settings.node.name, words) == ("Cửa sau", "with revision 7 of config/desired")
+    file.write_bytes(configuration.to_bytes(wanted(State(), 8, {"node": {"name": 5}})))
+    settings, words = settings_in_force(path)
+    assert settings.node.name == "Cửa chính"
+    assert "without revision 8" in words
+    file.write_bytes(before)
+    assert (
+        camera_agent("check", "--config", path).stdout.splitlines()[0].endswith("with revision 7 of config/desired")
+    )
+    assert file.read_bytes() == before
 
 
 def test_an_unreadable_state_leaves_the_file_alone_in_force(tmp_path: Path) -> None:

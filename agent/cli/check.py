@@ -14,7 +14,8 @@ from pathlib import Path
 from agent.access import COMMISSIONING
 from agent.board import Board
 from agent.cameras.open import open_camera
-from agent.cli import add_config, load_settings
+from agent.cli import add_config
+from agent.cli.chosen import settings_in_force
 from agent.clock import SystemClock
 from agent.connection import Connection, PubAck
 from agent.disk import Disk
@@ -50,10 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = load_settings(args.config)
+    settings, beside = settings_in_force(args.config)
     sink = FirstFrames()
     checks: dict[str, Callable[[Settings], Finding]] = {
-        "settings": check_settings,
+        "settings": lambda given: check_settings(given, beside),
         "board": check_board,
         "clock": check_clock,
         "disk": check_disk,
@@ -77,11 +78,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def check_settings(settings: Settings) -> Finding:
+def check_settings(settings: Settings, beside: str = "") -> Finding:
+    """beside: what is not of the file, in words."""
     zones = f", {len(settings.zones)} zones" if settings.zones else ""
-    return Finding(
-        True, f"node {settings.node.id} of site {settings.node.site}, camera {settings.camera.backend}{zones}"
-    )
+    words = f"node {settings.node.id} of site {settings.node.site}, camera {settings.camera.backend}{zones}"
+    return Finding(True, f"{words}, {beside}" if beside else words)
 
 
 def check_board(_: Settings) -> Finding:

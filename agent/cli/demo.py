@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import tomlkit
 
 from agent.cameras.open import open_source
 from agent.cli import load_settings
+from agent.cli.chosen import read_state
 from agent.cli.local_broker import LocalBroker
 from agent.cli.watch import FEEDS, Watcher, watch
 from agent.clock import SystemClock
+from agent.configuration import STATE_NAME
 from agent.errors import ConfigError
 from agent.topics import Topics
 
@@ -52,18 +55,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"pictures  {directory / 'pictures'}")
         print(f"clips     {directory / 'node' / 'clips'}")
         print("Ctrl-C ends it." if args.seconds is None else f"It ends after {args.seconds:g} s.", flush=True)
-        with (directory / "node.log").open("wb") as node_log:
-            # A session of its own: Ctrl-C reaches this process only, which then stops the node in order.
-            node = subprocess.Popen(
-                [sys.executable, "-m", "agent", "run", "--config", str(config)],
-                stdin=subprocess.DEVNULL,
-                stderr=node_log,
-                start_new_session=True,
-            )
-        return _watch(node, args.seconds, directory)
+        return _watch(lambda: _start(config), args.seconds, directory)
 
 
-def _watch(node: subprocess.Popen[bytes], seconds: float | None, directory: Path) -> int:
+def _start(config: Path) -> subprocess.Popen[bytes]:
+    with (config.parent / "node.log").open("ab") as node_log:
+        # A session of its own: Ctrl-C reaches this process only, which then stops the node in order.
+        return subprocess.Popen(
+            [sys.executable, "-m", "agent", "run", "--config", str(config)],
+            stdin=subprocess.DEVNULL,
+            stderr=node_log,
+            start_new_session=True,
+        )
+
+
+def _watch(start: Callable[[], subprocess.Popen[bytes]], seconds: float | None, directory: Path) -> int:
     settings = load_settings(directory / "agent.toml", environ={})
     topics = Topics(settings.mqtt.root, settings.node.site, settings.node.id)
     watcher = Watcher(
@@ -72,7 +78,8 @@ def _watch(node: subprocess.Popen[bytes], seconds: float | None, directory: Path
         save=directory / "pictures",
         clips=settings.clips.directory / "clips",
     )
-    lifetime = Lifetime(node, seconds)
+    state = settings.clips.directory / STATE_NAME
+    lifetime = Lifetime(start, lambda: read_state(state).verdict.status == "pending-restart", seconds)
     earlier = {number: signal.signal(number, lifetime.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         watch(settings.mqtt, [topics.at(feed) for feed in FEEDS], watcher, lifetime.is_over)
@@ -83,24 +90,40 @@ def _watch(node: subprocess.Popen[bytes], seconds: float | None, directory: Path
     told = watcher.told
     print(f"\n{told['event']} events, {told['thumb']} pictures, {told['clip']} clips in {directory}")
     print(f"look at them: camera-agent clips list --directory {settings.clips.directory}")
-    if node.returncode != 0:
+    if lifetime.returncode != 0:
         log = directory / "node.log"
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         print(
-            f"camera-agent: the node ended with code {node.returncode}: {' '.join(last)} (see {log})", file=sys.stderr
+            f"camera-agent: the node ended with code {lifetime.returncode}: {' '.join(last)} (see {log})",
+            file=sys.stderr,
         )
         return 1
     return 0
 
 
 class Lifetime:
-    """When the demo is over: its time is up or somebody said so, the node has shut down, and its last words came."""
+    """When the demo is over: its time is up or somebody said so, the node has shut down, and its last words came.
 
-    def __init__(self, node: subprocess.Popen[bytes], seconds: float | None) -> None:
-        self._node = node
+    start: starts the node. waits_for_start: whether it ended for settings that only a start applies, and somebody has
+    to be what systemd is elsewhere.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], subprocess.Popen[bytes]],
+        waits_for_start: Callable[[], bool],
+        seconds: float | None,
+    ) -> None:
+        self._start = start
+        self._waits_for_start = waits_for_start
+        self._node = start()
         self._end_s = None if seconds is None else time.monotonic() + seconds
         self._asked_s: float | None = None
         self._gone_s: float | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._node.returncode
 
     def ask_to_stop(self, *_: object) -> None:
         """A signal: end in order; the second one does not wait."""
@@ -113,6 +136,9 @@ class Lifetime:
         if self._gone_s is not None:
             return now_s - self._gone_s > LAST_WORDS_S
         if self._node.poll() is not None:
+            if self._node.returncode == 0 and self._asked_s is None and self._waits_for_start():
+                self._node = self._start()
+                return False
             self._gone_s = now_s
         elif self._asked_s is not None:
             if now_s - self._asked_s > STOP_LIMIT_S:

@@ -7,17 +7,16 @@ import faulthandler
 import logging
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent import __version__, configuration
+from agent import __version__
 from agent.cameras.open import open_camera
 from agent.cli import add_config, load_settings, start_logging
+from agent.cli.chosen import chosen_settings, gave_up
 from agent.clock import SystemClock
-from agent.configuration import STATE_NAME, Problem, State
-from agent.disk import Disk
-from agent.errors import AgentError, ConfigError, StorageError
+from agent.configuration import Problem, State
+from agent.errors import AgentError, ConfigError
 from agent.node import Configuration, Node
 from agent.settings import Settings, problems_with
 from agent.strict_json import pointer_of
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(settings, clock, configuration_of(args.config, state))
     except AgentError as error:
-        if not _gave_up(args.config, str(error)):
+        if not gave_up(args.config, str(error)):
             raise
         log.error("%s; the settings before come back at the next start", error)
         return 1  # not 78: with the settings before, a start helps
@@ -68,26 +67,6 @@ def configuration_of(path: Path, state: State) -> Configuration:
     )
 
 
-def chosen_settings(path: Path) -> tuple[Settings, State]:
-    """The file's settings with what config/desired changed; a trial that cannot even be read goes back."""
-    own = load_settings(path)
-    file = own.clips.directory / STATE_NAME
-    state = _read_state(file)
-    begun = configuration.started(state)
-    if begun != state and not _write_state(file, begun):
-        begun = configuration.given_up(begun, "the state of the trial could not be written down")
-    for attempt in (begun, configuration.given_up(begun, "these settings do not go with the node's own file")):
-        try:
-            chosen = load_settings(path, patch=attempt.in_force.config)
-        except ConfigError as error:
-            log.error("settings of revision %d: %s", attempt.in_force.rev, error)
-            continue
-        if attempt != begun:
-            _write_state(file, attempt)
-        return chosen, attempt
-    return own, replace(begun, kept=configuration.Patch(), trial=None)
-
-
 def check_config(path: Path, config: dict[str, Any]) -> list[Problem]:
     """What is wrong with config on top of path, with JSON pointers into config/desired."""
     try:
@@ -95,28 +74,3 @@ def check_config(path: Path, config: dict[str, Any]) -> list[Problem]:
     except ConfigError as error:
         return [Problem("/config", str(error))]
     return [Problem("/config" + pointer_of(place), words) for place, words in found]
-
-
-def _gave_up(path: Path, why: str) -> bool:
-    """Whether a trial was under way, which is now over."""
-    file = load_settings(path).clips.directory / STATE_NAME
-    state = _read_state(file)
-    return state.trial is not None and _write_state(file, configuration.given_up(state, why))
-
-
-def _read_state(file: Path) -> State:
-    disk = Disk()
-    try:
-        return State() if disk.size(file) is None else configuration.from_bytes(disk.read(file))
-    except (StorageError, ValueError) as error:
-        log.error("%s: %s; the node's own file alone is in force", file, error)
-        return State()
-
-
-def _write_state(file: Path, state: State) -> bool:
-    try:
-        Disk().write_whole(file, configuration.to_bytes(state))
-    except StorageError as error:
-        log.error("%s", error)
-        return False
-    return True
