@@ -9,7 +9,7 @@ from agent.settings import Settings, redacted
 
 SCHEMA_VERSION = "1.0"
 CAPABILITIES = ["motion", "events", "thumbnails", "clips", "health"]
-ASKED = ["commands", "live", "transfers", "replay"]
+ASKED = ["commands", "arming", "live", "transfers", "replay"]
 """What a node does that listens to commands."""
 
 MAX_PAYLOAD_BYTES = 65536
