@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from broker import Mosquitto, Subscriber, until
@@ -17,6 +17,7 @@ from link_fixtures import Desk
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.clock import SystemClock
+from agent.model import OutboxKind
 
 ROWS = 2000
 JPEG = b"\xff\xd8" + bytes(20_000) + b"\xff\xd9"
@@ -24,7 +25,7 @@ JPEG = b"\xff\xd8" + bytes(20_000) + b"\xff\xd9"
 
 def drain(port: int, kind: str) -> tuple[float, float]:
     """(messages per second, CPU microseconds per message of the link's thread) for ROWS rows of the kind."""
-    desk = Desk(port)
+    desk = Desk(port, drain_per_s=0)
     for number in range(1, ROWS + 1):
         if kind == "event":
             desk.outbox.event(number)
@@ -34,9 +35,9 @@ def drain(port: int, kind: str) -> tuple[float, float]:
     rows = sorted(desk.outbox.owed.items())
     place = {seq: index for index, (seq, _) in enumerate(rows)}
 
-    def due(after_seq: int, limit: int) -> list[object]:  # O(1), so that the fake costs nothing
+    def due(after_seq: int, limit: int, kinds: Collection[OutboxKind]) -> list[object]:  # O(1): it costs nothing
         start = place[after_seq] + 1 if after_seq in place else 0
-        return [row for _, row in rows[start : start + limit]]
+        return [row for _, row in rows[start : start + limit] if row.kind in kinds]
 
     desk.outbox.due = due  # type: ignore[method-assign,assignment]
     desk.outbox.newest_event = desk.outbox.newest_thumb = lambda: None  # type: ignore[method-assign]
@@ -93,7 +94,7 @@ def latency(port: int, count: int) -> list[float]:
     )
     assert listener.stdout is not None
     assert listener.stdout.readline() == "ready\n"
-    desk = Desk(port)
+    desk = Desk(port, drain_per_s=0)
     desk.connect()
     stop = threading.Event()
 

@@ -469,6 +469,35 @@ def test_five_hundred_broken_connections_lose_nothing_and_are_no_busy_loop() -> 
         desk.link.close(0.1)
 
 
+def test_no_picture_leaves_before_the_broker_has_taken_its_event() -> None:
+    unanswered: list[tuple[socket.socket, bytes]] = []
+    pictures: list[bytes] = []
+
+    def serve(sock: socket.socket, _: int) -> None:
+        read_packet(sock)
+        sock.sendall(CONNACK_5)
+        while packet := read_packet(sock):
+            if f"{BASE}/event".encode() in packet and b"/last" not in packet:
+                unanswered.append((sock, packet_id(packet)))
+                continue
+            pictures.extend([packet] if f"{BASE}/thumb".encode() in packet and b"/last" not in packet else [])
+            sock.sendall(b"\x40\x02" + packet_id(packet))
+
+    with fake_broker(serve) as port:
+        desk = Desk(port)
+        desk.outbox.event(1, thumb=b"jpeg")
+        desk.step_until(lambda: unanswered, "the event")
+        for _ in range(10):  # longer than anything gives way
+            desk.clock.move(1)
+            desk.step(0.005)
+        assert not pictures
+        sock, mid = unanswered[0]
+        sock.sendall(b"\x40\x02" + mid)
+        desk.step_until(lambda: not desk.outbox.owed, "both")
+        assert len(pictures) == 1
+        desk.link.close(0.1)
+
+
 @given(st.binary(min_size=1, max_size=200))
 @settings(max_examples=60, deadline=None)
 def test_nonsense_from_a_broker_ends_the_connection_and_nothing_else(noise: bytes) -> None:
