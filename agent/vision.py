@@ -91,10 +91,14 @@ class Vision:
         if frame is None or not self._is_due(frame):
             return False
         detector = self._detector_for(frame)
+        seen_before = detector.seen
         motion = self.motion = self._not_merely_uncovered(detector, detector.step(frame))
         self._seq = frame.seq
         sharpness = 1.0
-        if motion.boxes and self._events.may_be_peak(motion):
+        if motion.active and detector.seen is seen_before:
+            # Its boxes are those of an earlier frame: no picture to show them on.
+            sharpness = 0.0
+        elif motion.boxes and self._events.may_be_peak(motion):
             sharpness = thumbnail.sharpness(frame.y, motion.boxes[0])
         if self._is_armed():
             is_there, stirs = self._stays(detector, motion)

@@ -29,7 +29,7 @@ class Rules:
     the noise is learned on every noise_every-th update.
     look_back_s: a thing moves if the picture differs from that of so long ago.
     pair_s: rain and snow leave a pixel again within this. update_s, light_update_s: the background follows so often.
-    idle_s: while nothing stirs, every second frame nearer than this to the last one looked at is passed over.
+    idle_s: while nothing stirs, up to two frames nearer than this to the last one looked at are passed over.
     active_s: once active, frames nearer than this to the last one looked at are taken to show the same.
     hold_s, hold_longest_s: nothing new becomes active for so long after a change of light.
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
