@@ -234,6 +234,14 @@ def test_a_download_that_breaks_goes_on_where_it_broke(site: Callable[..., Site]
     assert starts == ["", "300000", "300000", "600000"]
 
 
+def test_what_a_power_cut_left_of_a_download_is_no_part_of_the_next(site: Callable[..., Site]) -> None:
+    with fake_broker(Shop(whole(GOOD)).serve) as port:
+        node = site(port)
+        (node.places.incoming / ".ward-12.entrance.package.part").write_bytes(GOOD[:300_000])
+        assert node.update()["result"]["bytes"] == len(GOOD)
+        assert node.incoming() == {"ward-12.entrance.package": GOOD}
+
+
 def test_a_server_that_knows_no_ranges_serves_too(site: Callable[..., Site]) -> None:
     with fake_broker(Shop(cut(GOOD, 400_000), always_whole(GOOD)).serve) as port:
         node = site(port)
