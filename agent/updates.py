@@ -136,6 +136,11 @@ class Updates:
         if outcome is not None:
             then(outcome)
             return
+        try:
+            context = self._context() if url.startswith("https:") else None
+        except OSError as error:
+            then(failure("unavailable", f"the CA's certificates cannot be read: {error}"))
+            return
         fetch = Fetch(
             url,
             self._places.incoming / f"{self._node.site}.{self._node.id}.package",
@@ -144,7 +149,7 @@ class Updates:
             free_bytes=lambda: self._disk.free_bytes(self._places.incoming),
             ended=self._fetched,
             backoff=Backoff(random.random),
-            context=self._context() if url.startswith("https:") else None,
+            context=context,
         )
         self._fetch = fetch
         self._look_ns = 0

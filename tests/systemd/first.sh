@@ -78,8 +78,13 @@ expect "the running agent listens on nothing: $(ss -ltnup | grep -c users) socke
 if [ "$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
   install -d -m 700 /etc/credstore.encrypted
   echo sealed | systemd-creds encrypt --name=camera-agent.mqtt-key - /etc/credstore.encrypted/camera-agent.mqtt-key 2> /rig/out/creds.err
-  expect "a credential encrypted for this host is handed over" [ "$(systemd-run -q --wait --pipe --collect -p User=camera-agent -p LoadCredential=camera-agent.mqtt-key -p 'ImportCredential=camera-agent.*' sh -c 'cat $CREDENTIALS_DIRECTORY/camera-agent.mqtt-key')" = sealed ]
-  rm /etc/credstore.encrypted/camera-agent.mqtt-key; rmdir --ignore-fail-on-non-empty /etc/credstore.encrypted
+  sed -e '/^ExecStart=/d' -e '/^Watchdog\|^Restart\|^Type=\|^NotifyAccess\|^TimeoutAbort/d' -e "s|^\[Service\]|[Service]\nType=oneshot\nExecStart=/bin/cat %d/camera-agent.mqtt-key\nStandardOutput=truncate:/rig/out/unsealed|" \
+    /usr/local/lib/systemd/system/camera-agent.service > /run/systemd/system/camera-agent-sealed.service
+  install -d /run/systemd/system/camera-agent-sealed.service.d && cp /etc/systemd/system/camera-agent.service.d/10-systemd-254.conf /run/systemd/system/camera-agent-sealed.service.d/
+  systemctl daemon-reload; systemctl start camera-agent-sealed.service
+  expect "a credential encrypted for this host is handed over in clear" [ "$(cat /rig/out/unsealed)" = sealed ]
+  expect "also to camera-agent-as" grep -q 'ImportCredential=camera-agent' /usr/local/sbin/camera-agent-as
+  rm /etc/credstore.encrypted/camera-agent.mqtt-key
 fi
 reach() { systemd-run -q --wait --pipe --collect "$@" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 1883), 2)' >/dev/null 2>&1; }
 expect "the site drop-in lets the broker's address through" reach -p IPAddressDeny=any -p IPAddressAllow=127.0.0.1
