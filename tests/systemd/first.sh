@@ -164,6 +164,8 @@ camera-agent rollout 9.0.3 http://127.0.0.1:8000/silent.package --site ward-12 -
 expect "a roll-out that fails says so: $(tail -2 /rig/out/rollout2.log | head -1)" [ $rc = 1 ]
 kill $server
 rm -rf /etc/systemd/system/camera-agent-update.service.d; systemctl daemon-reload
+updater_is_done() { [ "$(systemctl is-active camera-agent-update)" = inactive ]; }
+expect_within 30 "the updater ends" updater_is_done
 # an updater that is killed
 camera-agent-upgrade $P/packages/silent.package --again --older --stable 4 --limit 60 > /rig/out/killed.log 2>&1 &
 on_trial() { [ "$(current)" = 9.0.3 ]; }
