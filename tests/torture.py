@@ -22,19 +22,19 @@ BOUNDED_MINUTES = 3.0
 HOURS = 24 * 60.0
 
 ROUNDS: dict[str, tuple[float, Round]] = {
-    "power cut, real ext4": (0.12, power_cuts(noise=False)),
-    "power cut, ext4 + other syncs": (0.12, power_cuts(noise=True)),
-    "disk fails (real ext4)": (0.05, disk_faults),
-    "slow disk (5 s per fsync)": (0.14, slow_disk),
-    "power cut, crash model": (0.05, model_cuts),
+    "power cut, real ext4": (0.07, power_cuts(noise=False)),
+    "power cut, ext4 + other syncs": (0.07, power_cuts(noise=True)),
+    "disk fails (real ext4)": (0.03, disk_faults),
+    "slow disk (5 s per fsync)": (0.18, slow_disk),
+    "power cut, crash model": (0.03, model_cuts),
     "messages: broker killed": (0.05, matrix("broker")),
     "messages: node killed twice": (0.05, matrix("node")),
     "messages: both killed twice": (0.05, matrix("both")),
     "messages: nobody subscribed": (0.05, matrix("nobody")),
-    "messages: consumer away": (0.06, consumer_away),
-    "node killed under load": (0.08, kills_under_load),
-    "program killed (SIGKILL)": (0.12, kills),
-    "clock steps": (0.06, clock_steps),
+    "messages: consumer away": (0.13, consumer_away),
+    "node killed under load": (0.05, kills_under_load),
+    "program killed (SIGKILL)": (0.09, kills),
+    "clock steps": (0.03, clock_steps),
     "payloads of all kinds": (0.02, fuzz_round),
     "broker away for 72 h": (0.10, drain),
 }
