@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker import Subscriber
+from broker import Subscriber, until
 from program import Program, camera_agent, write_settings
 from torture_table import Budget, Row, account, broker_and_dashboard, settle
 
@@ -121,11 +121,14 @@ def kills(directory: Path, budget: Budget) -> Row:
                 if not open_clip:
                     row.judge([f"start {row.faults}: not recording after {took_s:.1f} s"])
                 time.sleep(chance.uniform(0, 2 * GOP_S))
-            starter.end(signal.SIGKILL)
             if open_clip:
                 cuts.append(_Cut(open_clip, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+            starter.end(signal.SIGKILL)
             row.faults += 1
+        log = directory / "program.log"
+        starts = log.read_text().count("camera started")
         starter.start(fresh=True)
+        until(lambda: log.read_text().count("camera started") > starts, "the last start")
         _wait_delivered(row, directory / "node")
         starter.end(signal.SIGTERM)
         starter.close()
