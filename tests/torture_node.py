@@ -5,6 +5,7 @@ torture_node.py DIRECTORY PORT EVENTS PER_SECOND PICTURE_BYTES
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ def picture(size: int, number: int) -> bytes:
 
 
 def main() -> int:
+    logging.disable(logging.CRITICAL)  # trouble is what is being tried
     directory, port, events, rate, size = Path(sys.argv[1]), *map(int, sys.argv[2:6])
     settings = load_settings(
         environ={},

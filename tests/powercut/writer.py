@@ -6,6 +6,7 @@ writer.py [--mutant NAME] [--fault enospc|eio|ro]
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,7 @@ def main() -> int:
     parser.add_argument("--mutant", default="")
     parser.add_argument("--fault", default="")
     args = parser.parse_args()
+    logging.disable(logging.CRITICAL)  # trouble is what is being tried
     with mutants.applied(args.mutant):
         return fault(args.fault) if args.fault else live()
 
