@@ -74,7 +74,7 @@ def slow_disk(directory: Path, budget: Budget) -> Row:
             until(lambda: newest_health(subscriber).get("uptime_s", 0) > 8, "it runs")
             before, began = newest_health(subscriber), time.monotonic()
             disk.break_it("slow")
-            while time.monotonic() - began < max(20.0, min(300.0, budget.left_s)):
+            while time.monotonic() - began < max(30.0, min(300.0, budget.left_s)):
                 subscriber.wait_a_moment()
             after, slow_s = newest_health(subscriber), time.monotonic() - began
             disk.mend()
