@@ -53,7 +53,7 @@ class Watch:
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGCONT)
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGTERM)  # a background shell has its children ignore SIGINT
         self._process.wait(DEADLINE_S)
 
 
