@@ -20,11 +20,14 @@ from agent.model import Ack, OutboxKind, OutboxRow
 from agent.posting import row_packet
 from agent.settings import MqttSettings, NodeSettings
 from agent.suspicion import BLAMES_MESSAGE, Suspicion
-from agent.topics import Topics
+from agent.topics import ECHO, Topics
 
 log = logging.getLogger(__name__)
 
 TOO_LARGE = 0x95
+
+PROOF = b"answer"
+"""Said on `echo` before a row that connections died on, until the broker has answered more than ever so many died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Lane:
         self._lasts = lasts
         self._sent: dict[int, _Sent] = {}
         self._suspicion = Suspicion()
-        self._has_answers = False  # of this connection
+        self._answers = 0  # of this connection
 
     @property
     def in_flight(self) -> int:
@@ -81,15 +84,10 @@ class Lane:
     def has_suspect(self) -> bool:
         return self._suspicion.deaths > 0
 
-    @property
-    def wants_proof(self) -> bool:
-        """Whether this connection should show that it answers before a row that may have ended others is sent."""
-        return self.has_suspect and not self._has_answers and not self._sent
-
     def begin(self) -> None:
         """A new connection: all rows are owed again, from the oldest on."""
         self._sent.clear()
-        self._has_answers = False
+        self._answers = 0
         self.denied.clear()
         self.delivery.restart()
 
@@ -101,7 +99,7 @@ class Lane:
             self._suspicion.clear()
         elif (connection.closed_by is not None or connection.closed_silently) and connection.closed_by != TAKEN_OVER:
             is_told = connection.closed_by in BLAMES_MESSAGE or connection.protocol == "3.1.1"
-            given_up = self._suspicion.died(in_flight, had_answers=self._has_answers, is_told=is_told)
+            given_up = self._suspicion.died(in_flight, had_answers=self._answers > 0, is_told=is_told)
             if given_up is not None:
                 self._give_up(given_up.seq, "the broker ended one connection after the other on this message")
                 self.states = {topic: state for topic, state in self.states.items() if state is not given_up}
@@ -147,9 +145,14 @@ class Lane:
 
     def send_row(self, connection: Connection, outbox: Outbox) -> bool:
         """Send the next row; False when there is none now. StorageError: the outbox cannot be read."""
-        # A row that connections died on goes alone, so that the blame is certain.
-        if self._suspicion.must_go_alone and self._sent:
-            return False
+        if self._suspicion.must_go_alone:
+            # A row that connections died on goes alone, and after ever more answers: a network that breaks by
+            # itself ends such a connection sooner, again and again, than it finds just this row under way.
+            if self._sent:
+                return False
+            if self._answers <= self._suspicion.deaths:
+                self.note(connection.publish(self._topics.at(ECHO), PROOF), ECHO)
+                return True
         row = self.delivery.next(outbox, self._clock.boot_ns())
         if row is None:
             return False
@@ -172,7 +175,7 @@ class Lane:
 
     def settle(self, ack: PubAck) -> bool:
         """Whether ack was for something of ours. Asked for each answer of the connection."""
-        self._has_answers = True
+        self._answers += 1
         sent = self._sent.pop(ack.mid, None)
         if sent is None:
             return False

@@ -18,7 +18,7 @@ from agent.mailboxes import ChunkFate, MediaBox
 from agent.model import NS_PER_S
 from agent.posting import live_properties, reply_properties
 from agent.settings import MqttSettings
-from agent.topics import ECHO, LIVE, Topics
+from agent.topics import LIVE, Topics
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,6 @@ LONGEST_WAIT_S = 0.5
 
 PICTURES = 4
 """Pictures that wait for their answer: more would fill a router's queue in front of the events."""
-
-PROOF = b"answer"
-"""Said on `echo` after a connection died on a picture: one that answers this and dies on the picture is certain."""
 
 MAX_INCOMING_BYTES = 131_072
 """Twice what a command may have: larger ones are refused by name, and what is larger still never reaches us."""
@@ -166,9 +163,6 @@ class Media:
     def _send_picture(self, connection: Connection, outbox: Outbox | None) -> bool:
         if self._lane.in_flight >= PICTURES or connection.room <= 0:
             return False
-        if self._lane.wants_proof:
-            self._lane.note(connection.publish(self._topics.at(ECHO), PROOF), ECHO)
-            return True
         return self._lane.send_state(connection) or (outbox is not None and self._lane.send_row(connection, outbox))
 
     def _send_chunk(self, connection: Connection) -> bool:
