@@ -86,7 +86,7 @@ CHANNELS: tuple[Channel, ...] = (
     Channel("update", "Which version runs, which is to be had, what became of the last update.", retained=True),
     Channel(
         "echo",
-        "The node's self-test under MQTT 3.1.1: the id of the connection, said and heard by the node itself.",
+        "Tests of a connection: its id under MQTT 3.1.1, heard by the node too; `answer` before a suspected message.",
         payload="text",
     ),
     Channel("live", "Pictures under a lease; they expire after 2 s.", qos=0, payload="jpeg"),

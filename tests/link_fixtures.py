@@ -28,6 +28,7 @@ from agent.messages import (
 from agent.model import NS_PER_S, Ack, OutboxKind, OutboxRow
 from agent.settings import MqttSettings, NodeSettings
 from agent.topics import split
+from agent.ulid import is_ulid
 
 EPOCH = "01JD9ZV6Q2M4S8T1C3R5W7Y9AB"
 TIME = "2026-11-22T03:15:07.250Z"
@@ -244,6 +245,8 @@ def check_message(message: Received) -> None:
     feed = where[2]
     if feed == "motion":
         assert message.payload in (b"ON", b"OFF")
+    elif feed == "echo":
+        assert message.payload == b"answer" or is_ulid(message.payload.decode())
     elif feed in ("thumb", "thumb/last"):
         if message.properties:
             about = ThumbProperties.model_validate(message.properties)
