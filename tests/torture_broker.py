@@ -135,16 +135,24 @@ def fill(directory: Path, events: int) -> Ledger:
 
 
 def judge_order(row: Row, subscriber: Subscriber, head: int) -> None:
-    """Each of the numbers 1..head once and in order."""
-    seqs = [
-        int(m.properties["seq"]) if m.topic.endswith("/thumb") else int(json.loads(m.payload)["seq"])
-        for m in subscriber.messages
-        if m.topic.endswith(("/event", "/thumb")) and not m.retained
-    ]
-    owed = [seq for seq in seqs if seq <= head]
+    """Each of the numbers 1..head once; events and pictures, which have a connection each, in order, and no picture
+    before its event, whose number is the one before.
+    """
+    events, pictures, came = [], [], set()
+    for message in subscriber.messages:
+        if message.retained:
+            continue
+        if message.topic.endswith("/event"):
+            events.append(int(json.loads(message.payload)["seq"]))
+            came.add(events[-1])
+        elif message.topic.endswith("/thumb"):
+            pictures.append(int(message.properties["seq"]))
+            row.corrupt += pictures[-1] - 1 not in came
     row.faults, row.states = 1, head
-    row.lost += head - len(set(owed))
-    row.corrupt += len(owed) - len(set(owed)) + (owed != sorted(owed))
+    for seqs in (events, pictures):
+        owed = [seq for seq in seqs if seq <= head]
+        row.corrupt += len(owed) - len(set(owed)) + (owed != sorted(owed))
+    row.lost += head - len({seq for seq in events + pictures if seq <= head})
 
 
 def _revision(now: Now, number: int) -> Revision:
