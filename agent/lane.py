@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 TOO_LARGE = 0x95
 
 PROOF = b"answer"
-"""Said on `echo` before a row that connections died on, until the broker has answered more than ever so many died."""
+"""Said on `echo` before a row that connections died on, until one more message is answered than connections died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Lane:
 
     @property
     def has_suspect(self) -> bool:
-        return self._suspicion.deaths > 0
+        return self._suspicion.must_go_alone
 
     def begin(self) -> None:
         """A new connection: all rows are owed again, from the oldest on."""
