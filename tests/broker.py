@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,8 +24,10 @@ from paho.mqtt.properties import Properties
 
 from agent.cli.local_broker import free_port as free_port  # also for the tests that import it from here
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 """Generous: it is only ever waited out by a test that fails."""
+
+CAUGHT_UP = "edgecam/caught-up"
 
 requires_mosquitto = pytest.mark.skipif(
     shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None,
@@ -154,6 +157,7 @@ class Subscriber:
         """
         self.messages: list[Received] = []
         self.complaints: list[str] = []
+        self._caught_up = b""
         self._is_checked = checked
         self._topic = topic
         self._qos = qos
@@ -189,9 +193,12 @@ class Subscriber:
             time.monotonic(),
         )
         with self._news:
-            self.messages.append(received)
+            if message.topic == CAUGHT_UP:
+                self._caught_up = received.payload
+            else:
+                self.messages.append(received)
             self._news.notify_all()
-        if self._is_checked:
+        if message.topic != CAUGHT_UP and self._is_checked:
             self._check(received)
 
     def _check(self, message: Received) -> None:
@@ -204,6 +211,17 @@ class Subscriber:
         """Messages whose topic ends in ending; live: without those that were retained before we came."""
         with self._news:
             return [m for m in self.messages if m.topic.endswith(ending) and not (live and m.retained)]
+
+    def catch_up(self) -> None:
+        """Until all is here that the broker acknowledged to anybody before; the filter must let CAUGHT_UP through."""
+        word = secrets.token_bytes(8)
+        self.say(CAUGHT_UP, word)
+
+        def came() -> bool:
+            self.wait_a_moment()
+            return self._caught_up == word
+
+        until(came, "a subscriber catches up")
 
     def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(DEADLINE_S)

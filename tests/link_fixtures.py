@@ -60,9 +60,14 @@ class MovableClock(SystemClock):
     def __init__(self) -> None:
         super().__init__()
         self.ahead_ns = 0
+        self._stopped_ns: int | None = None
 
     def boot_ns(self) -> int:
-        return super().boot_ns() + self.ahead_ns
+        return (super().boot_ns() if self._stopped_ns is None else self._stopped_ns) + self.ahead_ns
+
+    def stop(self) -> None:
+        """From now on only the test moves the boot clock, however slow the machine is."""
+        self._stopped_ns = super().boot_ns()
 
     def wall_ns(self) -> int:
         return super().wall_ns() + self.ahead_ns
@@ -228,6 +233,26 @@ class Desk:
 
     def connect(self) -> None:
         self.step_until(lambda: self.link.status.connected, "connected")
+
+    @property
+    def is_waiting(self) -> bool:
+        """For the broker: it would be called ill when time passes now."""
+        words, pictures = self.link._connection, self.link._media._connection
+        return bool(
+            any(each is not None and each.failure is None and not each.ready for each in (words, pictures))
+            or self.link._events.in_flight
+            or self.link._pictures.in_flight
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock on, unless the broker has to answer first: how soon it does is the test machine's affair."""
+        if not self.is_waiting:
+            self.clock.move(seconds)
+
+    def later(self, seconds: float) -> None:
+        """Step until the broker has answered everything, then move the clock on."""
+        self.step_until(lambda: not self.is_waiting, "the broker answers everything")
+        self.clock.move(seconds)
 
     def drained(self) -> bool:
         return not self.outbox.owed

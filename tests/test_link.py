@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from broker import Mosquitto, Received, Subscriber, requires_mosquitto, until
+from broker import DEADLINE_S, Mosquitto, Received, Subscriber, requires_mosquitto, until
 from link_fixtures import BASE, META, Desk, check_message, ulid
 from paho.mqtt.enums import MQTTProtocolVersion
 from pydantic import SecretStr
@@ -104,6 +104,7 @@ def test_birth_says_everything_retained(start: Start, watch: Watch, desk_at: Sit
     desk.statuses.put("meta", Status(to_bytes(META)))
     desk.outbox.event(1, thumb=JPEG)
     desk.step_until(desk.drained)
+    desk.step_until(lambda: everybody.of("/event/last") and everybody.of("/thumb/last"))
     late_comer = watch(broker)
     desk.step_until(lambda: len(late_comer.messages) == 5)
     assert {m.topic.removeprefix(BASE + "/") for m in late_comer.messages} == {
@@ -160,7 +161,7 @@ def test_closing_says_stopped_retained_and_no_will_follows(start: Start, watch: 
     desk = desk_at(broker)
     desk.connect()
     desk.outbox.event(1)
-    desk.link.close(2.0)
+    desk.link.close(DEADLINE_S)  # it takes as long as the broker's answers take
     seen(subscriber, lambda: states(subscriber.of("/state")) == ["online", "stopped"])
     assert stream(subscriber) == [1], "what was owed goes out before the farewell"
     first, last = [json.loads(m.payload) for m in subscriber.of("/state")]
@@ -193,8 +194,7 @@ def test_changes_on_the_status_board_are_published_at_once_and_retained(
     desk.connect()
     for count, word in enumerate((b"ON", b"OFF", b"ON"), 1):
         desk.statuses.put("motion", Status(word))
-        while len(subscriber.of("/motion")) < count:
-            desk.step()
+        desk.step_until(lambda count=count: len(subscriber.of("/motion")) == count)  # type: ignore[misc]
     assert [m.payload for m in subscriber.of("/motion")] == [b"ON", b"OFF", b"ON"]
     late_comer = watch(broker)
     desk.step_until(lambda: late_comer.of("/motion"))
@@ -256,14 +256,15 @@ def test_a_message_is_late_when_it_is_sent_more_than_30_s_after_it_happened(
 
 def test_the_newest_event_is_kept_for_pages_that_open_now(start: Start, watch: Watch, desk_at: Sit) -> None:
     broker = start()
-    watch(broker)
+    everybody = watch(broker)
     desk = desk_at(broker)
     desk.connect()
     for number in (1, 2, 3):
         desk.outbox.event(number, thumb=JPEG + bytes([number]))
         desk.link.bell.ring()
         desk.step_until(desk.drained)
-    desk.step_until(lambda: not desk.link._events.states and not desk.link._events.in_flight)
+    desk.step_until(lambda: any(ulid(3).encode() in m.payload for m in everybody.of("/event/last")))
+    desk.step_until(lambda: any(m.payload == JPEG + bytes([3]) for m in everybody.of("/thumb/last")))
     late_comer = watch(broker)
     desk.step_until(lambda: late_comer.of("/event/last") and late_comer.of("/thumb/last"))
     assert json.loads(late_comer.of("/event/last")[0].payload)["id"] == ulid(3)
@@ -277,13 +278,13 @@ def test_what_nobody_subscribes_to_is_kept_until_somebody_does(start: Start, wat
     for number in range(1, 31):
         desk.outbox.event(number, thumb=JPEG)
     desk.step_until(lambda: desk.link.status.refused >= 2)
-    desk.clock.move(61)
+    desk.later(61)
     desk.step_until(lambda: desk.link.status.refused >= 4)
     assert not desk.delivered
     assert "nobody subscribes" in desk.link.status.trouble
     assert f"{BASE}/event" in desk.link.status.trouble
     subscriber = watch(broker)
-    desk.clock.move(61)
+    desk.later(61)
     desk.step_until(desk.drained)
     desk.step_until(lambda: len(stream(subscriber)) >= 60)
     assert sorted(set(stream(subscriber))) == list(range(1, 61))
@@ -309,7 +310,7 @@ def test_a_feed_that_nobody_wants_does_not_hold_up_the_others(start: Start, watc
     desk.step_until(lambda: len(subscriber.of("/event")) == 100)
     desk.step_until(lambda: f"{BASE}/thumb: nobody subscribes" in desk.link.status.trouble)
     watch(broker, f"{BASE}/thumb")
-    desk.clock.move(61)
+    desk.later(61)
     desk.step_until(desk.drained)
 
 

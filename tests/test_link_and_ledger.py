@@ -136,13 +136,14 @@ def test_a_picture_that_was_read_and_then_erased_is_not_sent(broker: Mosquitto, 
         desk.happen(number, JPEG)
     pictures = desk.link._pictures.delivery
     while len(pictures._page) != 2:  # the first was sent, the rest was read with it
-        desk.clock.move(0.3)
+        desk.pass_time(0.3)
         desk.step()
     desk.erase_clip_of(2)
     while desk.ledger.load.rows:
-        desk.clock.move(1.1)
+        desk.pass_time(1.1)
         desk.step()
     desk.step_until(lambda: len(subscriber.of("/event")) == 3 and subscriber.of("/loss"))
+    subscriber.catch_up()
     assert {m.properties["event_id"] for m in subscriber.of("/thumb")} == {ulid(1), ulid(3)}
     assert not [m for m in subscriber.of("/thumb/last") if ulid(2).encode() in m.payload]
     desk.link.close(1)
@@ -189,7 +190,7 @@ def test_a_restarted_node_sends_what_the_last_one_still_owed(broker: Mosquitto, 
     again = LedgerDesk(broker.port, tmp_path)
     again.ledger.open(None, read(again.clock))
     again.step_until(lambda: again.ledger.load.rows == 0)
-    again.step_until(lambda: len(subscriber.of("/event")) == 5)
+    again.step_until(lambda: len(subscriber.of("/event")) == 5 and len(subscriber.of("/thumb")) == 5)
     again.link.close(1)
     again.ledger.close()
     subscriber.close()

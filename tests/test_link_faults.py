@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import select
 import signal
 import socket
 import struct
@@ -92,6 +93,7 @@ def read_until_closed(sock: socket.socket) -> None:
 
 def test_tries_are_spaced_at_least_a_second_and_ever_wider() -> None:
     desk = Desk(free_port())
+    desk.clock.stop()
     desk.step_until(lambda: desk.link.status.trouble)
     waits = []
     for _ in range(9):
@@ -100,7 +102,7 @@ def test_tries_are_spaced_at_least_a_second_and_ever_wider() -> None:
         waits.append((next_ns - before_ns) / 1e9)
         desk.clock.move(waits[-1] + 0.001)
         desk.step_until(lambda next_ns=next_ns: desk.link._reconnect.next_try_ns != next_ns)  # type: ignore[misc]
-    assert all(0.9 < wait <= 60 for wait in waits)
+    assert all(0.99 < wait <= 60 for wait in waits)
     assert waits == sorted(waits, key=lambda wait: round(wait))
     assert waits[-1] > 29
     desk.link.close(0.1)
@@ -130,7 +132,8 @@ def test_a_step_waits_no_longer_than_it_was_told_while_nobody_answers() -> None:
         before_s = time.monotonic()
         for _ in range(10):
             desk.step(0.01)
-        assert time.monotonic() - before_s < 3, "ten steps of 10 ms each do not wait for a connection"
+        # The kernel would try for minutes.
+        assert time.monotonic() - before_s < DEADLINE_S / 2, "ten steps of 10 ms each do not wait for a connection"
         desk.clock.move(6)
         trouble(desk, "no answer within 5 s", "firewall")
         desk.link.close(0.1)
@@ -222,8 +225,7 @@ def test_a_broker_that_refuses_version_5_is_spoken_to_in_3_1_1(refusal: bytes) -
         desk.outbox.event(1, thumb=b"jpeg")
         while desk.outbox.owed:
             desk.step()
-            if not desk.link.status.connected:
-                desk.clock.move(0.5)
+            desk.pass_time(0.5)
         assert desk.link.status.protocol == "3.1.1"
         assert "3.1.1" in desk.link.status.warning
         assert desk.link.status.trouble == ""
@@ -248,8 +250,7 @@ def test_version_5_is_tried_again_after_a_connection_in_3_1_1() -> None:
         desk = Desk(port)
         while len(versions) < 3:
             desk.step()
-            if not desk.link.status.connected:
-                desk.clock.move(0.5)
+            desk.pass_time(0.5)
         assert versions[:3] == [5, 4, 5]
         desk.link.close(0.1)
 
@@ -269,7 +270,9 @@ def test_amqtt_is_spoken_to_in_3_1_1() -> None:
         while not desk.link.status.connected:
             assert time.monotonic() < end_s, desk.link.status
             desk.step()
-            desk.clock.move(0.1)
+            # To MQTT 5 it says nothing, for as long as one waits.
+            if desk.link._reconnect.attempt != "3.1.1" or not desk.is_waiting:
+                desk.clock.move(0.1)
         subscriber = Subscriber(port, version=MQTTProtocolVersion.MQTTv311)
         desk.outbox.event(1, thumb=b"\xff\xd8 picture")
         desk.statuses.put("motion", Status(b"ON"))
@@ -295,15 +298,14 @@ def test_no_more_is_in_flight_than_the_broker_allows() -> None:
         read_packet(sock)
         sock.sendall(b"\x20\x06\x00\x00\x03\x21" + struct.pack("!H", 3))  # Receive Maximum 3
         waiting: list[bytes] = []
-        sock.settimeout(0.02)
         while True:
-            try:
+            if select.select([sock], [], [], 0.02)[0]:
                 packet = read_packet(sock)
                 if not packet:
                     return
                 waiting.append(packet_id(packet))
                 most = max(most, len(waiting))
-            except TimeoutError:
+            else:
                 for each in waiting:
                     sock.sendall(b"\x40\x02" + each)
                 waiting.clear()
@@ -332,15 +334,22 @@ def test_a_broker_that_acknowledges_nothing_is_left() -> None:
 
 
 @requires_mosquitto
-def test_a_half_open_connection_is_noticed_within_one_and_a_half_keepalives(start: Start) -> None:
+def test_a_half_open_connection_is_noticed_within_one_and_a_half_keepalives(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broker = start()
-    desk = Desk(broker.port, keepalive_s=2)
+    desk = Desk(broker.port, keepalive_s=8)
+    monkeypatch.setattr("paho.mqtt.client.time_func", lambda: desk.clock.boot_ns() / 1e9)
     desk.connect()
-    desk.step_until(lambda: not desk.link._events.in_flight)
-    before_s = time.monotonic()
+    desk.later(0)
+    desk.clock.stop()
+    before_ns = desk.clock.boot_ns()
     broker.freeze()
-    trouble(desk, "fell silent")
-    assert time.monotonic() - before_s < 2 * 1.5 + 1.5, "the second on top is the test machine's"
+    while desk.link.status.connected:
+        desk.clock.move(0.1)
+        desk.step(0.001)
+    assert "fell silent" in desk.link.status.trouble
+    assert 8 <= (desk.clock.boot_ns() - before_ns) / 1e9 <= 8 * 1.5 + 0.2
     desk.link.close(0.1)
 
 
@@ -360,7 +369,8 @@ def test_two_nodes_with_one_id_do_not_fight_for_ever() -> None:
         desk = Desk(port)
         while "duplicate-id" not in desk.link.status.trouble:
             desk.step()
-            desk.clock.move(0.1 if not desk.link.status.connected else 0)
+            if not desk.link.status.connected:
+                desk.pass_time(0.1)
             assert connects < 5
         assert "ward-12/entrance" in desk.link.status.trouble
         assert connects == 3
@@ -372,14 +382,13 @@ def test_two_nodes_with_one_id_do_not_fight_for_ever() -> None:
 def test_mosquitto_shows_two_nodes_with_one_id(start: Start) -> None:
     broker = start()
     ours, theirs = Desk(broker.port), Desk(broker.port)
-    rounds = 0
+    end_s = time.monotonic() + DEADLINE_S
     while not any("duplicate-id" in desk.link.status.trouble for desk in (ours, theirs)):
         for desk in (ours, theirs):
             desk.step()
             if not desk.link.status.connected:
-                desk.clock.move(0.2)
-        rounds += 1
-        assert rounds < 2000
+                desk.pass_time(0.2)
+        assert time.monotonic() < end_s, (ours.link.status, theirs.link.status)
     ours.link.close(0.1)
     theirs.link.close(0.1)
 
@@ -412,7 +421,7 @@ def test_a_message_that_kills_each_connection_is_set_aside(farewell: bytes, most
             assert time.monotonic() < end_s, (desk.link.status, desk.outbox.owed)
             desk.step()
             if not desk.link.status.connected or desk.link._media.trouble:
-                desk.clock.move(1)
+                desk.pass_time(1)
         poison = [ack for ack in desk.acks if ack.poison]
         assert [ack.seq for ack in poison] == [4]
         assert "ended" in poison[0].reason
@@ -443,6 +452,7 @@ def test_five_hundred_broken_connections_lose_nothing_and_are_no_busy_loop() -> 
 
     with fake_broker(serve) as port:
         desk = Desk(port)
+        desk.clock.stop()
         desk.link._reconnect._jitter = desk.link._reconnect._backoff._random = chance.random
         for number in range(1, 61):
             desk.outbox.event(number, thumb=b"jpeg")
@@ -531,7 +541,7 @@ def test_closing_keeps_to_its_budget_when_the_broker_hangs(start: Start) -> None
     desk.outbox.event(1)
     before_s = time.monotonic()
     desk.link.close(0.5)
-    assert time.monotonic() - before_s < 3
+    assert time.monotonic() - before_s < DEADLINE_S / 4, "a broker that answers nothing is left only after 30 s"
     assert desk.outbox.owed
 
 
