@@ -215,6 +215,12 @@ class Subscriber:
     def catch_up(self) -> None:
         """Until all is here that the broker acknowledged to anybody before; the filter must let CAUGHT_UP through."""
         word = secrets.token_bytes(8)
+
+        def is_connected() -> bool:
+            self.wait_a_moment()
+            return self._client.is_connected()
+
+        until(is_connected, "a subscriber is connected")
         self.say(CAUGHT_UP, word)
 
         def came() -> bool:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from broker import Mosquitto, Subscriber
 from command_fixtures import Bench, Client
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# Deadlines of hypothesis judge by time, which a noisy machine does not give evenly.
-settings.register_profile("camera-agent", deadline=None)
+# Deadlines of hypothesis judge by time, which a noisy machine does not give evenly; so does its check of slow examples.
+# Each run tries the same ones, so that a change is judged by what it does; --hypothesis-profile explore tries others.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("camera-agent", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("camera-agent")
 
 # A shell starts what runs in its background with SIGINT ignored, and children would inherit that.

@@ -76,6 +76,12 @@ class MovableClock(SystemClock):
         self.ahead_ns += round(seconds * NS_PER_S)
 
 
+def waits_for_broker(link: Link) -> bool:
+    """Whether the broker owes an answer: a clock that is moved on now would call it ill."""
+    connections = [each for each in (link._connection, link._media._connection) if each is not None]
+    return any(each.failure is None and (not each.ready or each._in_flight) for each in connections)
+
+
 class MemoryOutbox:
     """The ledger's undelivered rows; fails: every call raises it, as a ledger does that is not there yet."""
 
@@ -236,20 +242,14 @@ class Desk:
 
     @property
     def is_waiting(self) -> bool:
-        """For the broker: it would be called ill when time passes now."""
-        words, pictures = self.link._connection, self.link._media._connection
-        return bool(
-            any(each is not None and each.failure is None and not each.ready for each in (words, pictures))
-            or self.link._events.in_flight
-            or self.link._pictures.in_flight
-        )
+        return waits_for_broker(self.link)
 
     def pass_time(self, seconds: float) -> None:
         """Move the clock on, unless the broker has to answer first: how soon it does is the test machine's affair."""
         if not self.is_waiting:
             self.clock.move(seconds)
 
-    def later(self, seconds: float) -> None:
+    def let_pass(self, seconds: float) -> None:
         """Step until the broker has answered everything, then move the clock on."""
         self.step_until(lambda: not self.is_waiting, "the broker answers everything")
         self.clock.move(seconds)

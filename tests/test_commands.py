@@ -12,6 +12,7 @@ from command_fixtures import BASE, Bench, Client
 from link_fixtures import ulid
 
 from agent.cli import main
+from agent.jobs import CHUNK_BYTES, Transfer
 
 pytestmark = requires_mosquitto
 
@@ -131,7 +132,7 @@ def test_a_retained_command_is_refused_when_it_is_sent_and_at_each_connection(
         assert not other.restarts
     finally:
         other.close()
-        client.send("restart", b"", retain=True)
+        client.say(f"{BASE}/cmd/restart", b"", retain=True)
 
 
 def test_commands_that_the_settings_do_not_allow_are_refused(shared_broker: Mosquitto, tmp_path: Path) -> None:
@@ -150,10 +151,12 @@ def test_a_flood_is_answered_busy_and_the_node_goes_on(bench: Bench, client: Cli
     for _ in range(60):
         client.request("ping")
     bench.until(lambda: bench.commands.status.accepted + bench.commands.status.refused >= 20)
-    for _ in range(200):
-        bench.step()
-    status = bench.commands.status
-    assert status.accepted + status.refused + status.dropped == 60
+
+    def heard() -> int:
+        status = bench.commands.status
+        return status.accepted + status.refused + status.dropped
+
+    bench.until(lambda: heard() == 60, "all were heard")
     assert client.ask("ping")["ok"]
 
 
@@ -206,13 +209,16 @@ def test_a_transfer_that_a_broken_connection_cut_off_is_told_and_resumed(
     content = bytes(range(256)) * 8000
     clip = bench.add_clip(1, content)
     request_id = client.request("clip.get", {"clip_id": clip.id})
-    bench.until(lambda: len(client.chunks(request_id)) >= 5)
+    bench.until(lambda: bench.commands._jobs, "the transfer begins")
+    ((_, job),) = bench.commands._jobs.values()
+    assert isinstance(job, Transfer)
+    bench.until(lambda: job._next >= 5 * CHUNK_BYTES)
     bench.link._media._connection.close(politely=False)  # type: ignore[union-attr]
     bench.until(lambda: client.answers(request_id))
     assert client.answers(request_id)[0]["error"]["code"] == "interrupted"
     have = b"".join(dict(client.chunks(request_id)).values())
     assert have == content[: len(have)]
-    bench.clock.move(60)
+    bench.let_pass(60)
     rest = client.ask("clip.get", {"clip_id": clip.id, "offset": len(have)})
     assert have + b"".join(piece for _, piece in client.chunks(rest["id"])) == content
 

@@ -280,9 +280,9 @@ def test_settings_change_over_mqtt_and_are_confirmed_after_the_restart(path: Pat
     run = Run(path, broker.port)
     run.bench.connect()
     assert run.bench.settings.camera.fps == 9
-    run.bench.clock.move(configuration.SETTLED_S + 1)
+    run.bench.let_pass(configuration.SETTLED_S + 1)
     run.bench.step()
-    run.bench.clock.move(configuration.SETTLED_S + 1)
+    run.bench.let_pass(configuration.SETTLED_S + 1)
     report = run.until_reported(client, 1, "applied")
     assert report["config"]["camera"]["fps"] == 9
     run.bench.close()
@@ -302,7 +302,7 @@ def test_a_wrong_broker_address_comes_back_and_says_why(path: Path, broker: Mosq
 
     run = Run(path, broker.port)
     for _ in range(20):
-        run.bench.clock.move(10)
+        run.bench.let_pass(10)
         run.bench.step()
     run.bench.until(lambda: run.bench.restarts)
     run.bench.close()
@@ -330,7 +330,7 @@ def test_settings_that_make_new_trouble_come_back_and_old_trouble_is_no_reason(p
     run.troubles = ("clock", "camera")
     run.bench.connect()
     for _ in range(20):
-        run.bench.clock.move(10)
+        run.bench.let_pass(10)
         run.bench.step()
     run.bench.until(lambda: run.bench.restarts)
     report = run.until_reported(client, 1, "rolled-back")
@@ -434,9 +434,9 @@ def test_settings_that_need_no_restart_are_in_force_at_once_and_kept(path: Path,
     assert not run.bench.restarts
     assert run.bench.commands.configuring is not None
     assert run.bench.commands.configuring.state.trial is not None, "it may still have to go back"
-    run.bench.clock.move(configuration.SETTLED_S + 1)
+    run.bench.let_pass(configuration.SETTLED_S + 1)
     run.bench.step()
-    run.bench.clock.move(configuration.SETTLED_S + 1)
+    run.bench.let_pass(configuration.SETTLED_S + 1)
     run.bench.until(lambda: chosen_settings(path)[1].kept.rev == 1)
     run.bench.close()
     assert chosen_settings(path)[0].node.name == "Cửa sổ phía Đông"
@@ -452,7 +452,7 @@ def test_live_settings_that_make_trouble_come_back_without_a_restart(path: Path,
     run.until_reported(client, 1, "applied")
     run.troubles = ("storage",)
     for _ in range(20):
-        run.bench.clock.move(10)
+        run.bench.let_pass(10)
         run.bench.step()
     report = run.until_reported(client, 1, "rolled-back")
     assert "storage" in report["errors"][0]["message"]

@@ -278,13 +278,13 @@ def test_what_nobody_subscribes_to_is_kept_until_somebody_does(start: Start, wat
     for number in range(1, 31):
         desk.outbox.event(number, thumb=JPEG)
     desk.step_until(lambda: desk.link.status.refused >= 2)
-    desk.later(61)
+    desk.let_pass(61)
     desk.step_until(lambda: desk.link.status.refused >= 4)
     assert not desk.delivered
     assert "nobody subscribes" in desk.link.status.trouble
     assert f"{BASE}/event" in desk.link.status.trouble
     subscriber = watch(broker)
-    desk.later(61)
+    desk.let_pass(61)
     desk.step_until(desk.drained)
     desk.step_until(lambda: len(stream(subscriber)) >= 60)
     assert sorted(set(stream(subscriber))) == list(range(1, 61))
@@ -310,7 +310,7 @@ def test_a_feed_that_nobody_wants_does_not_hold_up_the_others(start: Start, watc
     desk.step_until(lambda: len(subscriber.of("/event")) == 100)
     desk.step_until(lambda: f"{BASE}/thumb: nobody subscribes" in desk.link.status.trouble)
     watch(broker, f"{BASE}/thumb")
-    desk.later(61)
+    desk.let_pass(61)
     desk.step_until(desk.drained)
 
 

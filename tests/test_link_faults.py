@@ -341,7 +341,7 @@ def test_a_half_open_connection_is_noticed_within_one_and_a_half_keepalives(
     desk = Desk(broker.port, keepalive_s=8)
     monkeypatch.setattr("paho.mqtt.client.time_func", lambda: desk.clock.boot_ns() / 1e9)
     desk.connect()
-    desk.later(0)
+    desk.let_pass(0)
     desk.clock.stop()
     before_ns = desk.clock.boot_ns()
     broker.freeze()

@@ -89,6 +89,7 @@ def test_a_dead_dashboard_costs_nothing_after_its_lease(broker: Mosquitto, tmp_p
     bench = Bench(tmp_path / "node", broker.port)
     bench.connect()
     client = Client(broker.port, bench)
+    bench.clock.stop()
     assert client.ask("live", {"fps": 5, "width": 160, "ttl_s": 3})["result"]["width"] == 160
     for number in range(30):
         bench.mail.tap.put(frame(number, bench.clock.boot_ns()))

@@ -52,7 +52,10 @@ class Shop:
     def serve(self, connection: socket.socket, number: int) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            head += connection.recv(65_536)
+            piece = connection.recv(65_536)
+            if not piece:
+                return
+            head += piece
         self.asked.append(head.decode())
         ranges = [line for line in head.decode().splitlines() if line.lower().startswith("range: bytes=")]
         start = int(ranges[0][len("range: bytes=") : -1]) if ranges else 0
@@ -116,7 +119,8 @@ class Site:
         request_id = self.client.request(verb, args)
 
         def is_answered() -> bool:
-            if self.bench.commands._jobs:
+            # Only between two tries: how soon a server answers is the test machine's affair.
+            if any(job._connection is None for _, job in self.bench.commands._jobs.values()):  # type: ignore[attr-defined]
                 self.bench.clock.move(0.5)
             return bool(self.client.answers(request_id))
 
@@ -131,7 +135,7 @@ class Site:
 
     def says(self, condition: Callable[[UpdateReported], bool], what: str) -> UpdateReported:
         def is_said() -> bool:
-            self.bench.clock.move(0.5)
+            self.bench.pass_time(0.5)
             return any(condition(said) for said in self.said()[-1:])
 
         self.bench.until(is_said, what)

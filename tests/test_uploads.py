@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import Mosquitto, fake_broker, free_port, requires_mosquitto, until
+from broker import DEADLINE_S, Mosquitto, fake_broker, free_port, requires_mosquitto, until
 from command_fixtures import Bench, Client
 
-from agent.uploads import TRIES, allowed
+from agent.uploads import TRIES, Upload, allowed
 
 HOSTS = ["https://s3.example.org", "http://127.0.0.1:9000"]
 
@@ -85,7 +85,8 @@ def put(shared_broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[[str, str
         request_id = client.request("clip.put", {"clip_id": clip.id, "url": url, **more})
 
         def answered() -> bool:
-            if bench.commands._jobs:
+            # Only between two tries: how soon a store answers is the test machine's affair.
+            if any(isinstance(job, Upload) and job._connection is None for _, job in bench.commands._jobs.values()):
                 bench.clock.move(0.5)
             return bool(client.answers(request_id))
 
@@ -120,7 +121,7 @@ def store() -> Iterator[str]:
     until(answers, "moto's server")
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(10)
+    process.wait(DEADLINE_S)
 
 
 def s3(origin: str) -> Any:
@@ -213,10 +214,16 @@ def served(*answers: bytes) -> tuple[list[bytes], Callable[[socket.socket, int],
             return
         taken = b""
         while b"\r\n\r\n" not in taken:
-            taken += connection.recv(65_536)
+            piece = connection.recv(65_536)
+            if not piece:
+                return
+            taken += piece
         body = taken.split(b"\r\n\r\n", 1)[1]
         while len(body) < len(CONTENT):
-            body += connection.recv(65_536)
+            piece = connection.recv(65_536)
+            if not piece:
+                return
+            body += piece
         bodies.append(body)
         connection.sendall(answer)
 

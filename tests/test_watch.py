@@ -215,7 +215,7 @@ def test_a_person_sees_an_event_its_picture_and_its_clip(broker: Mosquitto, tmp_
     while not desk.drained():  # nobody subscribes until the program has started
         assert time.monotonic() < end_s
         desk.step()
-        desk.clock.move(0.1)
+        desk.pass_time(0.1)
     desk.link.close(1)
     until(lambda: any((tmp_path / "pictures").glob("*.jpg")), "a picture")
     program.send_signal(signal.SIGINT)
@@ -246,7 +246,7 @@ def test_it_comes_back_to_a_broker_that_was_away(broker: Mosquitto) -> None:
     while not desk.drained():
         assert time.monotonic() < end_s
         desk.step()
-        desk.clock.move(0.1)
+        desk.pass_time(0.1)
     broker.kill()
     assert "trying again" in program.stderr.readline()
     broker.start()
@@ -284,7 +284,7 @@ def test_what_a_broker_dropped_is_asked_of_the_node_and_shown(
 
     bench.add_event(1)
     while 1 not in shown():  # nobody subscribes until the program has started
-        bench.clock.move(0.1)
+        bench.pass_time(0.1)
         bench.step()
     program.send_signal(signal.SIGSTOP)
     desk = Subscriber(broker.port)
