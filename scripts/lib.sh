@@ -6,6 +6,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { printf '[%s] %s\n' "$(basename "$0")" "$*" >&2; }
 die() { printf '[%s] %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
+# help_of_head "$@" : for -h and --help the script's own head comment, and nothing else happens.
+help_of_head() {
+  case ${1:-} in -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "scripts/$(basename "$0")"; exit 0 ;; esac
+}
+
 # apt_install PACKAGE... : install Debian packages if this user may; false otherwise.
 apt_install() {
   local as=()
