@@ -228,9 +228,13 @@ acl_file {directory}/acl
 password_file {directory}/passwords
 persistence true
 persistence_location /var/lib/mosquitto/
+# Its own values lose what it acknowledged: saved each half hour only, and 1000 messages for who is away.
+autosave_interval 5
+max_queued_messages 100000
+max_queued_bytes 1000000000
 max_packet_size 2097152
 max_inflight_messages 100
-max_queued_messages 10000
+set_tcp_nodelay true
 
 # Nodes: each with its own certificate of the site's CA, whose name is its user name. No passwords.
 listener {fleet.broker.port}

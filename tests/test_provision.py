@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import ssl
 import stat
 import subprocess
@@ -353,6 +354,21 @@ def test_the_example_has_five_nodes_with_names_for_people() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.toml")), ids=lambda path: path.name)
 def test_every_example_is_read_by_the_agent(path: Path) -> None:
     load_settings(path, environ={})
+
+
+def test_the_broker_gets_the_settings_without_which_it_loses_messages() -> None:
+    """As docs/MQTT.md tells people to set them."""
+    text = (ROOT / "docs/MQTT.md").read_text(encoding="utf-8")
+    table = text.partition("## Settings of the broker that lose messages")[2].partition("(First two lines")[0]
+    fleet = make.read_fleet(tomllib.loads(EXAMPLE.read_text(encoding="utf-8")), EXAMPLE)
+    lines = make.mosquitto_conf(fleet, "/etc/mosquitto/camera-agent").splitlines()
+    wanted = re.findall(
+        r"`((?:persistence|autosave_interval|set_tcp_nodelay) [^`]+)`[, ]", table.replace("`,", "` ,")
+    )
+    wanted += [f"max_queued_messages {re.findall('`([0-9]+)`', table)[0]}"]
+    told = [setting for each in wanted for setting in each.split(", ") if setting != "persistence false"]
+    assert {"persistence true", "autosave_interval 5", "set_tcp_nodelay true"} <= set(told)
+    assert set(told) <= set(lines)
 
 
 def test_the_brokers_example_is_what_provision_makes_of_the_example_fleet() -> None:
