@@ -85,19 +85,27 @@ def _clips(database: sqlite3.Connection, now: Now) -> int:
         " order by n limit ?",
         (now.boot_id, PER_CALL),
     ).fetchall()
+    # All at once: a node that ran for weeks without a time service has thousands, and asking for each by its id
+    # would read all of them each time.
+    sent = _sent_clips(database) if rows else {}
     for clip_id, start_t_ns, end_t_ns, start_wall_ns in rows:
         database.execute(
             "update clips set start_wall_ns = ?, clock_synced = 1 where id = ?", (now.wall(start_t_ns), clip_id)
         )
-        sent = database.execute(
-            "select body from outbox where kind = 'clip' and is_pending = 0 and quarantined is null"
-            " and clock_synced = 0 and json_extract(body, '$.id') = ?",
-            (clip_id,),
-        ).fetchone()
-        if sent is not None:
-            text = _shifted(OutboxKind.CLIP, sent[0], _shift_ns(now, start_t_ns, start_wall_ns))
+        if clip_id in sent:
+            text = _shifted(OutboxKind.CLIP, sent[clip_id], _shift_ns(now, start_t_ns, start_wall_ns))
             outbox.append(database, Post(OutboxKind.CLIP, end_t_ns, text), now)
     return len(rows)
+
+
+def _sent_clips(database: sqlite3.Connection) -> dict[str, str]:
+    """Clip id -> body of each clip's message that the broker has, with a wall time that was not sure."""
+    return dict(
+        database.execute(
+            "select json_extract(body, '$.id'), body from outbox where kind = 'clip' and is_pending = 0"
+            " and quarantined is null and clock_synced = 0"
+        )
+    )
 
 
 def _shifted(kind: str, text: str, shift_ns: int) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from storage_fixtures import Rig, event, make_rig
 
-from agent.clock import SimulatedClock
-from agent.ledger import LedgerReader
+from agent.clock import Now, SimulatedClock, read
+from agent.ledger import ClipRow, LedgerReader
 from agent.messages import ClipBody, EventBody
 from agent.model import Ack, OutboxKind
+from agent.retime import retime
 from agent.ulid import new_ulid
 from agent.verification import verify_index
 
@@ -78,6 +79,57 @@ def test_what_was_sent_before_the_clock_was_set_is_said_once_more(tmp_path: Path
     synchronise(rig)  # another step: nothing is said a second time
     assert [row.seq for row in rig.reader.due(0, 100)] == [row.seq for row in rows]
     assert not list(verify_index(rig.directory, rig.reader))
+
+
+def test_putting_many_times_right_reads_each_message_a_few_times_only(tmp_path: Path) -> None:
+    """Weeks without a time service, then one: what one step does must not grow with all that there is, squared."""
+
+    def work_of(clips: int) -> int:
+        rig = unsynced_rig(tmp_path / str(clips))
+        ledger = rig.storage._ledger
+        now = read(rig.clock)
+        for number in range(clips):
+            ledger.store_clip(clip_row(number, now), now)
+        rows = rig.reader.due(0, 10 * clips)
+        ledger.mark([Ack(row.seq, delivered=True) for row in rows], now)
+        rig.clock.step_wall(TRUE_WALL_S)
+        rig.clock.is_synced = True
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        assert ledger._database is not None
+        ledger._database.set_progress_handler(count, 100)
+        assert retime(ledger, read(rig.clock)) == clips
+        assert len(rig.reader.due(0, 10 * clips)) == clips
+        return steps
+
+    assert work_of(160) < 6 * work_of(40)
+
+
+def clip_row(number: int, now: Now) -> ClipRow:
+    start_ns = now.t_ns + number
+    return ClipRow(
+        n=0,
+        id=new_ulid(number),
+        file=f"{new_ulid(number)}.mp4",
+        state="final",
+        is_protected=False,
+        boot_id=now.boot_id,
+        start_t_ns=start_ns,
+        end_t_ns=start_ns + 10**9,
+        start_wall_ns=now.wall(start_ns),
+        clock_synced=False,
+        running_ns=0,
+        frames=10,
+        bytes=1000,
+        sha256="0" * 64,
+        flags=(),
+        event_ids=(),
+    )
 
 
 def test_an_event_that_goes_on_while_the_clock_is_set_keeps_its_revisions(tmp_path: Path) -> None:
