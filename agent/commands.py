@@ -364,6 +364,9 @@ class Commands:
                 self._jobs[fate.ticket][1].fate(fate)
         for ticket, (command, job) in list(self._jobs.items()):
             outcome = job.step(now.t_ns)
+            if self._mail.media.newest_ticket == ticket:
+                # To the end of the queue: else the first takes each place that comes free, and the others starve.
+                self._jobs[ticket] = self._jobs.pop(ticket)
             if outcome is not None:
                 del self._jobs[ticket]
                 job.close()

@@ -113,7 +113,7 @@ class Transfer:
 
     def step(self, now_ns: int) -> Outcome | None:
         window = self._window
-        # One chunk a step, so that two transfers share the window fairly.
+        # One chunk a step: the dispatcher takes the jobs in turn.
         if window.has_room and self._next < self._end:
             try:
                 piece = self._read(self._next, min(CHUNK_BYTES, self._end - self._next))
@@ -211,7 +211,6 @@ class Replay:
         self._page: list[OutboxRow] = []
         self._found: list[int] = []
         self._skipped = 0
-        self._losses: list[tuple[int, int]] = []
 
     def step(self, now_ns: int) -> Outcome | None:
         window = self._window

@@ -163,6 +163,7 @@ class MediaBox:
     """What the commands send over the media connection: chunks of transfers, and the newest live frame.
 
     window: chunks that are waiting here or not yet acknowledged. put_live replaces a frame that was not sent.
+    newest_ticket: of the chunk that was put last; 0 before the first.
     """
 
     def __init__(self, to_link: Bell | None = None, to_commands: Bell | None = None, window: int = CHUNKS) -> None:
@@ -174,6 +175,7 @@ class MediaBox:
         self._out = 0
         self._fates: list[ChunkFate] = []
         self._live: bytes | None = None
+        self.newest_ticket = 0
         self.live_replaced = 0
 
     def wake(self, to_link: Bell) -> None:
@@ -190,6 +192,7 @@ class MediaBox:
         with self._lock:
             self._out += 1
             self._chunks.append(chunk)
+            self.newest_ticket = chunk.ticket
         self._to_link.ring()
 
     def put_live(self, jpeg: bytes) -> None:

@@ -11,8 +11,11 @@ from broker import Mosquitto, requires_mosquitto
 from command_fixtures import BASE, Bench, Client
 from link_fixtures import ulid
 
+from agent.admission import Command
 from agent.cli import main
 from agent.jobs import CHUNK_BYTES, Transfer
+from agent.mailboxes import ChunkFate
+from agent.requests import ClipGetArgs
 
 pytestmark = requires_mosquitto
 
@@ -201,6 +204,21 @@ def test_a_clip_can_be_read_from_any_byte_to_any_byte(bench: Bench, client: Clie
     assert client.ask("clip.get", {"clip_id": clip.id, "offset": len(content)})["result"]["bytes"] == 0
     error = client.ask("clip.get", {"clip_id": clip.id, "offset": len(content) + 1})["error"]
     assert (error["code"], error["pointer"]) == ("invalid", "/args/offset")
+
+
+def test_transfers_take_turns_although_one_place_comes_free_at_a_time(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        command = Command(f"q{number}", "page-1", "clip.get", ClipGetArgs(clip_id=ulid(1)), "rsp/page-1")
+        job = Transfer(number, command.id, bench.mail.media, lambda at, n: bytes(n), 0, 20 * CHUNK_BYTES, {})
+        assert bench.commands.start(number, command, job) is None
+    sent = []
+    for _ in range(30):
+        bench.commands.step(0)
+        chunk = bench.mail.media.take()
+        assert chunk is not None
+        sent.append(chunk.ticket)
+        bench.mail.media.settle(ChunkFate(chunk.ticket))
+    assert [sent.count(number) for number in (1, 2, 3)] == [10, 10, 10], sent
 
 
 def test_a_transfer_that_a_broken_connection_cut_off_is_told_and_resumed(
