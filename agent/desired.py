@@ -85,8 +85,8 @@ class Configuring:
         elif self._well_ns is None:
             self._well_ns = now.t_ns
         if self._well_ns is not None and now.t_ns - self._well_ns >= configuration.SETTLED_S * NS_PER_S:
-            self._become(configuration.confirmed(self.state), now)
-            log.info("settings of revision %d confirmed", self.state.newest.rev)
+            if self._become(configuration.confirmed(self.state), now):
+                log.info("settings of revision %d confirmed", self.state.newest.rev)
         elif now.t_ns - self._born_ns >= self._settings.commands.confirm_s * NS_PER_S:
             why = "not connected to the broker" if not self._is_connected() else f"trouble: {', '.join(new_troubles)}"
             words = f"not confirmed within {self._settings.commands.confirm_s:g} s: {why}"
@@ -94,7 +94,7 @@ class Configuring:
             self._become(configuration.given_up(self.state, words), now)
 
     def hear(self, wanted: Desired | ErrorBody, now: Now) -> bool:
-        """A config/desired came; False: it has to wait for a write that is under way."""
+        """A config/desired came; False: it has to wait, for a write under way or for room for its own."""
         if self._is_writing or self._is_leaving:
             return False
         if isinstance(wanted, ErrorBody):
@@ -107,8 +107,9 @@ class Configuring:
         if state == before:
             self._report(verdict, now)
             return True
+        if not self._become(state, now):
+            return False
         log.info("settings of revision %d: %s", patch.rev, verdict.status)
-        self._become(state, now)
         return True
 
     def turn(self, patch: dict[str, dict[str, object]], now: Now, tell: Callable[[Outcome], None]) -> Outcome | None:
@@ -142,10 +143,10 @@ class Configuring:
         except SettingsError:  # only the start can tell what is to be done
             return True
 
-    def _become(self, state: State, now: Now, tell: Callable[[str], None] = lambda _: None) -> None:
+    def _become(self, state: State, now: Now, tell: Callable[[str], None] = lambda _: None) -> bool:
         """Write state down; then it counts, its settings are taken over or the program ends for them, and it is said.
 
-        tell: is given what went wrong, or nothing.
+        tell: is given what went wrong, or nothing. False: there is no room for the write now.
         """
 
         def go_on(done: Done) -> None:
@@ -165,6 +166,8 @@ class Configuring:
         if not self._write((STATE_NAME, configuration.to_bytes(state)), go_on):
             self._is_writing = False
             tell("the disk has too much to do; try again")
+            return False
+        return True
 
     def _enter(self, before: State, now: Now) -> None:
         """The settings in force are those of self.state from now on."""

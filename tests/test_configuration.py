@@ -23,6 +23,7 @@ from agent.cli.run import check_config, configuration_of
 from agent.configuration import MAX_STARTS, STATE_NAME, Patch, Problem, State
 from agent.desired import Configuring
 from agent.disk import Disk
+from agent.errands import Errand
 from agent.settings import Settings, load_settings
 
 GOOD = {"detection": {"sensitivity": 60}}
@@ -287,6 +288,26 @@ def test_settings_change_over_mqtt_and_are_confirmed_after_the_restart(path: Pat
     assert report["config"]["camera"]["fps"] == 9
     run.bench.close()
     assert chosen_settings(path)[1].kept == Patch(1, SLOWER)
+    client.close()
+
+
+@requires_mosquitto
+def test_settings_that_find_no_room_among_the_disks_errands_are_tried_again(path: Path, broker: Mosquitto) -> None:
+    """They are retained at the broker, but would come again at the next connection only."""
+    run = Run(path, broker.port)
+    client = Client(broker.port, run.bench)
+    run.bench.connect()
+    box = run.bench.mail.errands.to_storage
+    while box.put(Errand(0)):
+        pass
+    run.say(client, 1, SLOWER)
+    for _ in range(50):
+        run.bench.link.step(0.005)
+        run.bench.commands.step(0)
+    assert run.bench.commands.configuring is not None
+    assert run.bench.commands.configuring.state.trial is None
+    run.until_reported(client, 1, "pending-restart")
+    run.bench.close()
     client.close()
 
 
