@@ -164,10 +164,11 @@ class Rollout:
         if update.installed == self.plan.version and update.phase == "idle":
             seen.fate = "accepted"
             self.say(f"{'/'.join(node)}: {self.plan.version} runs")
-        elif seen.fate == "asked" and update.last is not None and update.last != seen.before:
-            if update.phase == "idle" and update.last.verdict != "accepted":
-                self._fail(node, seen, f"{update.last.verdict}: {update.last.why}")
-        elif seen.fate == "asked" and now_s - seen.asked_s > self.plan.patience_s:
+        elif seen.fate != "asked":
+            return
+        elif update.last not in (None, seen.before) and update.phase == "idle" and update.last.verdict != "accepted":
+            self._fail(node, seen, f"{update.last.verdict}: {update.last.why}")
+        elif now_s - seen.asked_s > self.plan.patience_s:
             self._fail(node, seen, f"nothing decided within {self.plan.patience_s:g} s")
 
     def _fail(self, node: Node, seen: _Seen, why: str) -> None:

@@ -164,6 +164,21 @@ def test_a_node_that_refuses_or_never_decides_has_failed() -> None:
     assert any("nothing decided within 60 s" in line for line in silent.lines)
 
 
+def test_a_node_whose_board_dies_in_the_trial_does_not_keep_the_rollout_waiting_for_ever() -> None:
+    """What it said last is a verdict on something else, and that its trial is not over."""
+    town = Town(1, stages=(100,), patience_s=60)
+    for now_s in range(5):
+        town.take_commands(float(now_s))
+    assert town.asked == ["cam-0"]
+    town.answer("cam-0", ok=True, result={"state": "handed-over"})
+    older = TrialBody(version="1.2.2", verdict="interrupted", why="", time=TIME)
+    town.hear("cam-0", "update", said(phase="on-trial", last=older.model_dump(), tries=1).model_dump())
+    for now_s in range(5, 100):
+        town.take_commands(float(now_s))
+    assert town.rollout.over is False
+    assert any("nothing decided within 60 s" in line for line in town.lines)
+
+
 def test_an_update_that_failed_before_this_one_is_not_held_against_it() -> None:
     town = Town(1, stages=(100,))
     last = TrialBody(version="1.2.3", verdict="interrupted", why="", time=TIME)
