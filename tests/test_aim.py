@@ -6,12 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from broker import Mosquitto, Subscriber, requires_mosquitto, until
+from broker import Mosquitto, Subscriber, free_port, requires_mosquitto, until
 from program import camera_agent, write_settings
 
 from agent import commissioning as record
+from agent import configuration
 from agent.model import Frame
 from agent.records import Record
 from agent.settings import ZoneSettings
@@ -54,6 +56,26 @@ def test_two_walks_are_counted_recorded_and_published(tmp_path: Path) -> None:
         assert json.loads(message.payload) == json.loads((kept / "record.json").read_bytes())
     finally:
         broker.stop()
+
+
+def test_the_walk_test_goes_by_the_settings_in_force_with_zones_that_came_over_mqtt(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, free_port())
+    zone = {"id": "quay-so-1", "kind": "ignore", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}
+    state = configuration.State(kept=configuration.Patch(7, {"zones": [zone]}))
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / configuration.STATE_NAME).write_bytes(configuration.to_bytes(state))
+    result = camera_agent("aim", "--config", config, "--seconds", "1", "--no-publish")
+    assert "with revision 7 of config/desired" in result.stdout, result.stdout + result.stderr
+    drawn = grey(tmp_path / "node/commissioning/view-zones.jpg")
+    plain = grey(tmp_path / "node/commissioning/view.jpg")
+    assert np.abs(drawn[:, 0].astype(int) - plain[:, 0]).max() > 30, (
+        "the zone's outline runs along the picture's edge"
+    )
+
+
+def grey(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return next(container.decode(video=0)).to_ndarray(format="gray")
 
 
 def test_a_zone_is_drawn_where_it_is() -> None:

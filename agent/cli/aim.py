@@ -14,8 +14,9 @@ from agent import __version__, thumbnail
 from agent import commissioning as record
 from agent.access import COMMISSIONING
 from agent.cameras.open import open_camera
-from agent.cli import add_config, load_settings
+from agent.cli import add_config
 from agent.cli.check import check_broker, check_clock, check_disk, client_id
+from agent.cli.chosen import settings_in_force
 from agent.clock import SystemClock, rfc3339
 from agent.connection import Connection
 from agent.disk import Disk
@@ -85,7 +86,9 @@ class Look:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = load_settings(args.config)
+    settings, beside = settings_in_force(args.config)
+    if beside:
+        print(f"settings: {args.config}, {beside}", flush=True)
     out = args.out or settings.clips.directory / COMMISSIONING
     sink, clock = Newest(), SystemClock()
     camera = open_camera(settings, clock)
