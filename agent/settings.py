@@ -311,7 +311,8 @@ def _patch(tree: dict[str, Any], patch: Mapping[str, Any]) -> None:
 
 def redacted(url: str) -> str:
     """A source or URL without its password, for logs and messages."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
+    # To the last @ before the path, as FFmpeg reads it: passwords have such a letter now and then.
+    return re.sub(r"(?<=://)[^/?#]*@", "***@", url)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def test_secrets_do_not_show_themselves() -> None:
     settings = load_settings(environ={}, overrides={"mqtt": {"password": "geheim"}})
     assert "geheim" not in repr(settings)
     assert redacted("rtsp://user:geheim@10.0.0.9/live") == "rtsp://***@10.0.0.9/live"
+    assert redacted("rtsp://user:ge@heim@10.0.0.9/live@home") == "rtsp://***@10.0.0.9/live@home"
     assert redacted("/var/videos/a@b.mp4") == "/var/videos/a@b.mp4"
 
 
