@@ -24,21 +24,20 @@ import av
 import bench_programs
 import cv2
 import numpy as np
-import numpy.typing as npt
+from bench_rivals import REFERENCE, RIVALS, SIZE, Look, Subtractor
 from tqdm import tqdm
 
 from agent.cameras.fake import FakeSource
 from agent.cameras.scenes import BUILT_IN
 from agent.cameras.video import VideoOptions, VideoSource
 from agent.clock import SystemClock
+from agent.errors import CameraError
 from agent.model import NS_PER_S, Frame, Packet
 from agent.motion import Detector
 
 ROOT = Path(__file__).resolve().parent.parent
 FOOTAGE = Path(os.environ.get("CAMERA_AGENT_FOOTAGE", ROOT.parent / "shared/footage"))
 SAME_EDGE_S = 2.0
-SIZE = (320, 240)
-Look = Callable[[Frame], bool]
 
 
 # --- the detectors ---------------------------------------------------------------------------------------------
@@ -49,70 +48,7 @@ def ours(frame: Frame) -> Look:
     return lambda frame: detector.step(frame).active
 
 
-def subtractor(make: Callable[[], Any], share: float, frames: int) -> Callable[[Frame], Look]:
-    """OpenCV's background models at 320x240 as tutorials have them: opened mask without shadows, the largest blob."""
-
-    def made(_: Frame) -> Look:
-        model, kernel, running = make(), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)), 0
-
-        def look(frame: Frame) -> bool:
-            nonlocal running
-            mask = model.apply(cv2.resize(frame.y, SIZE, interpolation=cv2.INTER_LINEAR))
-            _, mask = cv2.threshold(mask, 200, 255, cv2.THRESH_BINARY)
-            mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel)
-            _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
-            largest = int(stats[1:, cv2.CC_STAT_AREA].max()) if len(stats) > 1 else 0
-            running = running + 1 if largest >= share * SIZE[0] * SIZE[1] else 0
-            return running >= frames
-
-        return look
-
-    return made
-
-
-def running_mean(first: Frame) -> Look:
-    """Like Frigate's first detector: 100 rows, a running mean, what differs now and did lately, contours, no more."""
-    height, width = first.y.shape
-    size = (round(100 * width / height), 100)
-    mean: npt.NDArray[np.float32] = np.zeros((size[1], size[0]), np.float32)
-    delta_mean: npt.NDArray[np.float32] = np.zeros_like(mean)
-    seen = 0
-
-    def look(frame: Frame) -> bool:
-        nonlocal seen
-        small: Any = cv2.resize(frame.y, size, interpolation=cv2.INTER_LINEAR)
-        small = cv2.GaussianBlur(small, (3, 3), 1)
-        seen += 1
-        if seen == 1:
-            mean[:] = small
-        delta = cv2.absdiff(small, cv2.convertScaleAbs(mean))
-        cv2.accumulateWeighted(delta, delta_mean, 0.2)
-        now = cv2.threshold(delta, 30, 255, cv2.THRESH_BINARY)[1]
-        over = cv2.threshold(cv2.convertScaleAbs(delta_mean), 30, 255, cv2.THRESH_BINARY)[1]
-        thick = cv2.dilate(cv2.bitwise_and(now, over), np.ones((3, 3), np.uint8))
-        contours, _ = cv2.findContours(thick, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.accumulateWeighted(small, mean, 0.2 if seen < 10 else 0.01)
-        return seen >= 30 and any(cv2.contourArea(contour) > 10 for contour in contours)
-
-    return look
-
-
-def mog2() -> Any:
-    return cv2.createBackgroundSubtractorMOG2()
-
-
-def knn() -> Any:
-    return cv2.createBackgroundSubtractorKNN()
-
-
-REFERENCE = "MOG2, blob 0.2 %"
-DETECTORS: dict[str, Callable[[Frame], Look]] = {
-    "camera-agent": ours,
-    REFERENCE: subtractor(mog2, 0.002, 1),
-    "MOG2, blob 0.05 % for 3": subtractor(mog2, 0.0005, 3),
-    "KNN, blob 0.05 % for 3": subtractor(knn, 0.0005, 3),
-    "running mean, contours": running_mean,
-}
+DETECTORS: dict[str, Callable[[Frame], Look]] = {"camera-agent": ours, **RIVALS}
 
 
 # --- the score -------------------------------------------------------------------------------------------------
@@ -122,7 +58,8 @@ DETECTORS: dict[str, Callable[[Frame], Look]] = {
 class Score:
     """Sums over recordings. latencies in frames, only where the truth is exact enough (manifest: latency).
 
-    cpu_s: of the detector alone; program_us: of a whole program, decoding included, per frame.
+    cpu_s: of the detector alone; apply_s: of a background model without its blobs; program_us: of a whole program,
+    decoding included, per frame.
     """
 
     events: int = 0
@@ -132,6 +69,7 @@ class Score:
     on: int = 0
     frames: int = 0
     cpu_s: float = 0.0
+    apply_s: float = 0.0
     latencies: list[float] = field(default_factory=list)
     rss_mb: float = math.nan
     program_us: float = math.nan
@@ -183,10 +121,16 @@ def frames_of(path: Path) -> Iterator[Frame]:
         waiting.frames.clear()
 
 
-def run_in_turns(
-    path: Path, names: Sequence[str], progress: Callable[[], object] = lambda: None
-) -> tuple[dict[str, list[bool]], dict[str, float]]:
-    """Each detector's word for each frame, and the CPU seconds it took."""
+@dataclass(frozen=True)
+class Turns:
+    """Each detector's word for each frame, and the CPU seconds it took. apply_s: of background models alone."""
+
+    active: dict[str, list[bool]]
+    cpu_s: dict[str, float]
+    apply_s: dict[str, float]
+
+
+def run_in_turns(path: Path, names: Sequence[str], progress: Callable[[], object] = lambda: None) -> Turns:
     looks: dict[str, Look] = {}
     active: dict[str, list[bool]] = {name: [] for name in names}
     cpu_s = dict.fromkeys(names, 0.0)
@@ -200,7 +144,7 @@ def run_in_turns(
             cpu_s[name] += time.thread_time() - begin
             active[name].append(word)
         progress()
-    return active, cpu_s
+    return Turns(active, cpu_s, {name: look.apply_s for name, look in looks.items() if isinstance(look, Subtractor)})
 
 
 # --- a manifest from the fake camera ---------------------------------------------------------------------------
@@ -276,20 +220,25 @@ def runs(values: Sequence[bool], wanted: bool) -> list[list[int]]:
 
 
 def show(scores: dict[str, Score]) -> None:
-    reference = scores[REFERENCE].cpu_s if REFERENCE in scores else math.nan
+    """The table. CPU beside the reference's: with its blobs, and of resizing and the model alone."""
+    reference = scores[REFERENCE]
     print(
         f"\n{'detector':26} {'hits':>7} {'false':>5} {'quiet-on':>8} {'latency p50 / p95':>17} "
-        f"{'us/frame':>8} {'of MOG2':>7} {'MB':>5}"
+        f"{'us/frame':>8} {'of MOG2':>7} {'its apply':>9} {'MB':>5}"
     )
     for name, score in scores.items():
-        us = 1e6 * score.cpu_s / score.frames if score.cpu_s else math.nan
-        latency = f"{score.latency(0.5):g} / {score.latency(0.95):g}" if score.latencies else "-"
+        cpu_s = score.cpu_s or math.nan
+        latency = " / ".join(_frames(score.latency(share)) for share in (0.5, 0.95)) if score.latencies else "-"
         print(
             f"{name:26} {f'{score.hits}/{score.events}':>7} {score.false:>5} {score.quiet_on:>7.2f}% {latency:>17} "
-            f"{_figure(us, '.0f'):>8} {_figure(score.cpu_s / reference if score.cpu_s else math.nan, '.3f'):>7} "
-            f"{_figure(score.rss_mb, '.0f'):>5}",
+            f"{_figure(1e6 * cpu_s / score.frames, '.0f'):>8} {_figure(cpu_s / reference.cpu_s, '.3f'):>7} "
+            f"{_figure(cpu_s / reference.apply_s, '.3f'):>9} {_figure(score.rss_mb, '.0f'):>5}",
             flush=True,
         )
+
+
+def _frames(latency: float) -> str:
+    return "missed" if math.isinf(latency) else f"{latency:g}"
 
 
 def _figure(value: float, form: str) -> str:
@@ -338,39 +287,73 @@ def plot(path: Path, scores: dict[str, Score]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench --detectors", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench --detectors",
+        description=__doc__,
+        epilog="Exit code: 0, also without recordings; 1 if one cannot be read; 2 if it is called wrongly.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("clips", nargs="*", metavar="CLIP", help="only clips whose name contains this")
-    parser.add_argument("--manifest", type=Path, help="default: ../shared/footage/manifest.json")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="default: ../shared/footage/manifest.json")
     parser.add_argument("--fake", action="store_true", help="record the fake camera's scenes and use those")
     parser.add_argument(
-        "--plot", type=Path, default=Path("detectors.png"), help="where the plot goes (needs matplotlib)"
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        default=Path("build/detectors.png"),
+        help="where the plot goes, any format of matplotlib (default build/detectors.png)",
     )
     parser.add_argument(
         "--programs", action="store_true", help="also whole programs; motion takes the recordings' time"
     )
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="with --programs: runs of each (default 5)")
+    parser.add_argument(
+        "--runs", type=int, default=5, metavar="N", help="with --programs: runs of replay and motion (default 5)"
+    )
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.memory_of:
         run_in_turns(args.manifest, [args.memory_of])
         return 0
+    if args.runs < 1:
+        parser.error(f"--runs {args.runs}: at least 1")
+    if args.fake and args.manifest:
+        parser.error("--fake makes its own manifest: give one of the two")
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         manifest = args.manifest or FOOTAGE / "manifest.json"
         if args.fake:
-            manifest = fake_manifest(Path(directory), [name for name in BUILT_IN if name not in WITHOUT_TRUTH])
-        if not manifest.exists():
-            print(
-                f"skipped: {manifest} is not here; give --manifest FILE, or --fake for the fake camera's recordings"
-            )
+            scenes = [name for name in BUILT_IN if name not in WITHOUT_TRUTH]
+            wanted = [name for name in scenes if _is_wanted(f"fake {name}", args.clips)]
+            manifest = fake_manifest(Path(directory), wanted)
+        elif not args.manifest and not manifest.exists():
+            print(f"skipped: {manifest} is not here; give --manifest FILE, or --fake for the fake camera's")
             return 0
-        clips = [
-            clip
-            for clip in json.loads(manifest.read_text())["clips"]
-            if not args.clips or any(part in clip["name"] for part in args.clips)
-        ]
-        compare(manifest.parent, clips, args)
+        try:
+            clips = [clip for clip in clips_of(manifest) if _is_wanted(clip["name"], args.clips)]
+            if not clips:
+                raise ValueError(f"no clip with {' or '.join(args.clips) or 'a name'} in it")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"{manifest}: {error!r}")
+        try:
+            compare(manifest.parent, clips, args)
+        except CameraError as error:
+            print(f"scripts/bench: {error}", file=sys.stderr)
+            return 1
     return 0
+
+
+def clips_of(manifest: Path) -> list[dict[str, Any]]:
+    """Raises OSError, ValueError, KeyError, TypeError."""
+    clips: list[dict[str, Any]] = json.loads(manifest.read_text(encoding="utf-8"))["clips"]
+    for clip in clips:
+        if lacking := {"name", "file", "fps", "frames", "events", "quiet"} - clip.keys():
+            raise ValueError(f"clip {clip.get('name', clip)} lacks {', '.join(sorted(lacking))}")
+    return clips
+
+
+def _is_wanted(name: str, parts: Sequence[str]) -> bool:
+    return not parts or any(part in name for part in parts)
 
 
 def compare(folder: Path, clips: list[dict[str, Any]], args: argparse.Namespace) -> None:
@@ -380,10 +363,11 @@ def compare(folder: Path, clips: list[dict[str, Any]], args: argparse.Namespace)
     with tqdm(total=sum(clip["frames"] for clip in clips), unit=" frames", disable=quiet, leave=False) as bar:
         for clip in clips:
             bar.set_description(clip["name"])
-            active, cpu_s = run_in_turns(folder / clip["file"], list(DETECTORS), bar.update)
+            ran = run_in_turns(folder / clip["file"], list(DETECTORS), bar.update)
             for name, score in scores.items():
-                score.add(active[name], clip)
-                score.cpu_s += cpu_s[name]
+                score.add(ran.active[name], clip)
+                score.cpu_s += ran.cpu_s[name]
+                score.apply_s += ran.apply_s.get(name, 0.0)
     first = folder / clips[0]["file"]
     for name, score in tqdm(scores.items(), desc="memory", disable=quiet, leave=False):
         command = [sys.executable, __file__, "--memory-of", name, "--manifest", str(first)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bench_detectors import DETECTORS, Score, main, run_in_turns, runs
 from bench_programs import frames_saved
+from bench_rivals import REFERENCE
 
 CLIP = {"fps": 10, "events": [[10, 19], [40, 49]], "quiet": [[20, 39], [60, 99]], "latency": True}
 
@@ -35,9 +36,41 @@ def test_stretches_are_first_and_last_index() -> None:
 def test_without_recordings_it_says_why_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["bench", "--manifest", str(tmp_path / "none.json")])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench"])
+    monkeypatch.setattr("bench_detectors.FOOTAGE", tmp_path)
     assert main() == 0
     assert "--fake" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "named"),
+    [
+        (None, [], "manifest.json"),
+        ("{", [], "manifest.json"),
+        ('{"clips": [{"name": "gió"}]}', [], "clip gió lacks events, file, fps"),
+        ('{"clips": []}', ["room"], "no clip with room"),
+        ('{"clips": []}', ["--runs", "0"], "--runs 0"),
+        ('{"clips": []}', ["--fake"], "one of the two"),
+    ],
+)
+def test_what_it_cannot_use_is_named_in_one_line(
+    text: str | None,
+    words: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    if text is not None:
+        manifest.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench", "--manifest", str(manifest), *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_which_frames_a_program_saved_is_told_by_the_pictures_themselves() -> None:
@@ -67,20 +100,23 @@ def test_every_detector_sees_every_frame_and_finds_who_crosses(tmp_path: Path) -
 
     path = tmp_path / "crossing.mp4"
     noise = np.random.default_rng(1)
+    wall = np.kron(noise.integers(90, 190, (24, 32)), np.ones((10, 10)))
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for i in range(90):
+        for i in range(180):
             picture = np.full((360, 320), 128, np.uint8)
-            picture[:240] = noise.integers(136, 144, (240, 320))
-            if 60 <= i < 83:
-                left = -40 + 16 * (i - 59)
+            picture[:240] = wall + noise.integers(-4, 4, (240, 320))
+            if 150 <= i < 173:
+                left = -40 + 16 * (i - 149)
                 picture[60:240, max(left, 0) : max(left + 40, 0)] = 30
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
         container.mux(stream.encode(None))
-    said, cpu_s = run_in_turns(path, list(DETECTORS))
+    ran = run_in_turns(path, list(DETECTORS))
     for name in DETECTORS:
-        assert len(said[name]) == 90
-        assert any(said[name][62:83]), name
-        assert cpu_s[name] > 0
-    assert not any(said["camera-agent"][:60])
+        assert len(ran.active[name]) == 180
+        assert any(ran.active[name][152:173]), name
+        assert not any(ran.active[name][140:150]), name
+        assert ran.cpu_s[name] > 0
+    assert not any(ran.active["camera-agent"][:150])
+    assert 0 < ran.apply_s[REFERENCE] < ran.cpu_s[REFERENCE]
