@@ -2,6 +2,10 @@
 
 Part of scripts/bench --detectors --programs. motion reads a file no faster than it was recorded, so replay runs while
 motion looks at the same file: both meet the same load of the machine.
+
+motion reads and looks in two threads, each at a pace of its own: a frame may be looked at twice or not at all, which
+also decides when its background takes something in. What it sees differs from run to run, also on an idle machine, so
+that it runs several times, and the run in the middle counts.
 """
 
 from __future__ import annotations
@@ -84,23 +88,24 @@ target_dir {directory}
 netcam_url file://{path}
 width {width}
 height {height}
-framerate {fps}
 movie_output off
 webcontrol_port 0
 stream_port 0
 """
-SAVES_NOTHING = "picture_output off\n"
+SAVES_NOTHING = "picture_output off\nframerate {fps}\n"
+"""For its CPU: it shall look at every frame, as replay does."""
 SAVES_WHAT_MOVES = "picture_output on\npicture_filename %s-%q-%v\ntext_right\n"
 """At its defaults (no frames before or after) motion saves just the frames in which it says that something moves."""
+SAVING_RUNS = 3
 
 ALIKE = 3.0
 """Mean difference in levels up to which a saved picture is the frame; JPEG costs about 0.5."""
 EVERY = 4
 """So many pixels on and rows down is the next that is compared."""
 LOOSE_S = 3.0
-"""A picture may come so much later than its name says."""
-
-
+"""A picture may be written so much later than it was read."""
+LOOKS_S = 2.5 / 15
+"""At its default of 15 looks a second: frames between pictures that are no further apart count as moving too."""
 OPENS_S = 0.3
 """From its start to its first frame, about; after the last one it begins the file again."""
 
@@ -109,30 +114,30 @@ class Motion:
     """Debian's motion on a file, but for what it writes at its defaults, at the file's own pace."""
 
     def __init__(self, path: Path, clip: dict[str, Any], writes: str) -> None:
-        self._rate = math.ceil(clip["fps"])
         self._directory = tempfile.TemporaryDirectory()
         conf = Path(self._directory.name, "motion.conf")
         with av.open(str(path)) as container:
             width, height = container.streams.video[0].width, container.streams.video[0].height
-        text = MOTION_CONF.format(
+        text = (MOTION_CONF + writes).format(
             directory=self._directory.name,
             path=path.resolve(),
             width=width,
             height=height,
-            fps=self._rate,
+            fps=math.ceil(clip["fps"]),
         )
-        conf.write_text(text + writes)
+        conf.write_text(text)
         self._running = Running(["motion", "-n", "-c", str(conf)], end_s=clip["frames"] / clip["fps"] + OPENS_S)
 
     def wait(self, size: tuple[int, int] = (640, 480)) -> tuple[Spent, list[tuple[float, Luma]]]:
         """What it took, and the saved pictures: about when, and few pixels of their luma once brought to size."""
         spent = self._running.wait()
+        # By when they were written: a name may have the number of one second and the time of the next.
+        files = [(file.stat().st_mtime_ns / 1e9, file) for file in Path(self._directory.name).rglob("*.jpg")]
         pictures = []
-        for file in sorted(Path(self._directory.name).rglob("*.jpg")):
-            second, number = (int(word) for word in file.name.split("-")[:2])
+        for at_s, file in sorted(files):
             with av.open(str(file)) as container:
                 luma = next(container.decode(video=0)).reformat(*size, format="gray").to_ndarray()
-            pictures.append((second + number / self._rate, few_of(luma)))
+            pictures.append((at_s, few_of(luma)))
         self._directory.cleanup()
         return spent, pictures
 
@@ -144,22 +149,23 @@ def few_of(luma: npt.NDArray[Any]) -> Luma:
 def frames_saved(pictures: Sequence[tuple[float, Luma]], frames: Luma, fps: float) -> list[bool]:
     """Which of the frames the pictures are, told by the pictures themselves, up to where the file begins again.
 
-    ValueError where more than one in fifty is no frame: it is torn between two, since the machine was too busy for
-    motion, which reads in real time; then what it saw says little of it.
+    ValueError where more than one in fifty is no frame that comes after the one before.
     """
     active = [False] * len(frames)
     loose = round(LOOSE_S * fps)
-    last, last_s, torn = 0, math.nan, 0
+    last, last_s, strange = 0, math.nan, 0
     for at_s, picture in pictures:
         end = len(frames) if math.isnan(last_s) else round(last + (at_s - last_s) * fps) + loose
         found = _like(picture, frames[last:end])
         if found is not None:
+            first = last + 1 if at_s - last_s <= LOOKS_S else last + found
             last, last_s = last + found, at_s
+            active[first : last + 1] = [True] * (last + 1 - first)
             active[last] = True
         elif end <= len(frames):
-            torn += 1
-    if torn > len(pictures) / 50:
-        raise ValueError(f"{torn} of its {len(pictures)} pictures are torn: the machine is too busy for it")
+            strange += 1
+    if strange > len(pictures) / 50:
+        raise ValueError(f"{strange} of its {len(pictures)} pictures are none of the frames")
     return active
 
 
@@ -234,7 +240,7 @@ def run_programs(
     for clip in clips:
         name, path = clip["name"], folder / clip["file"]
         motions = [Motion(path, clip, SAVES_NOTHING) for _ in range(runs if has_motion else 0)]
-        saving = Motion(path, clip, SAVES_WHAT_MOVES) if has_motion else None
+        saving = [Motion(path, clip, SAVES_WHAT_MOVES) for _ in range(SAVING_RUNS if has_motion else 0)]
         replays = []
         for _ in range(runs):
             replays.append(spend([sys.executable, "-m", "agent", "replay", "--json", str(path)]))
@@ -244,14 +250,27 @@ def run_programs(
         if program:
             spent, wholes[DVR_SCAN].active[name] = run_dvr_scan(program, path, clip)
             wholes[DVR_SCAN].add(name, [spent])
-        if saving is not None:
+        if has_motion:
             wholes[MOTION].add(name, [motion.wait()[0] for motion in motions])
             size, frames = luma_of(path)
-            try:
-                wholes[MOTION].active[name] = frames_saved(saving.wait(size)[1], frames, clip["fps"])
-            except ValueError as error:
-                tell(f"{name}: what motion saw cannot be told: {error}")
+            ranked = []
+            for motion in saving:
+                try:
+                    active = frames_saved(motion.wait(size)[1], frames, clip["fps"])
+                    ranked.append((share_of_quiet(active, clip), active))
+                except ValueError as error:
+                    tell(f"{name}: what motion saw cannot be told: {error}")
+            if ranked:
+                ranked.sort()
+                wholes[MOTION].active[name] = ranked[len(ranked) // 2][1]
+                shares = ", ".join(f"{100 * share:.1f}" for share, _ in ranked)
+                tell(f"{name}: quiet-on of motion's runs: {shares} %")
     return wholes
+
+
+def share_of_quiet(active: Sequence[bool], clip: dict[str, Any]) -> float:
+    quiet = [active[i] for first, last in clip["quiet"] for i in range(first, min(last + 1, len(active)))]
+    return sum(quiet) / len(quiet) if quiet else 0.0
 
 
 def show_programs(wholes: dict[str, Whole], clips: Sequence[dict[str, Any]]) -> None:

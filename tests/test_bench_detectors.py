@@ -89,8 +89,12 @@ def test_which_frames_a_program_saved_is_told_by_the_pictures_themselves() -> No
     assert frames_saved(saved(3, 4, 40, 59, late_s=1000.7), frames, 10) == wanted
     assert frames_saved(saved(3, 4, 40, 59, 60, 61), frames, 10) == wanted  # the file began again
     torn = (0.5, frames[5] + np.int16(40))
-    with pytest.raises(ValueError, match="1 of its 2 pictures are torn"):
+    with pytest.raises(ValueError, match="1 of its 2 pictures are none of the frames"):
         frames_saved([(0.3, frames[3]), torn], frames, 10)
+    # Between two looks that follow each other it said nothing else, though it looked at every third frame only.
+    thirds = [(i / 20, frames[i]) for i in range(20, 41, 3)]
+    assert frames_saved(thirds, frames, 20) == [20 <= i <= 38 for i in range(60)]
+    assert frames_saved([(0.5, frames[10]), (1.0, frames[20])], frames, 20) == [i in (10, 20) for i in range(60)]
     many = saved(*range(6, 57))
     assert frames_saved([*saved(3), torn, *many], frames, 10) == [i == 3 or 6 <= i < 57 for i in range(60)]
 

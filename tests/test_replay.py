@@ -117,6 +117,17 @@ def test_where_the_video_cannot_be_written_it_says_so(
     assert name in capsys.readouterr().err
 
 
+def test_the_recording_itself_is_never_written_over(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link.mp4"
+    link.symlink_to(recording)
+    before = recording.read_bytes()
+    assert main(["replay", str(recording), "--annotate", str(link)]) == 78
+    assert "the recording itself" in capsys.readouterr().err
+    assert recording.read_bytes() == before
+
+
 def test_a_strip_of_before_peak_and_after_is_written_beside_each_clip(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

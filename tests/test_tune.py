@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from agent.cli import main
+from agent.cli.tune import Choice, Found, Row, Trial, best_of, caution
 from agent.settings import load_settings
 
 FPS = 10
@@ -92,6 +93,7 @@ def test_against_the_truth_the_best_is_chosen_and_written_and_comments_stay(
         capsys, recording, "--config", config, "--truth", truth, "--try", "sensitivity=0,70", "--write", config
     )
     assert any(line.startswith("best: ") for line in lines)
+    assert any(line.startswith("caution: 3 events in 0 minutes") for line in lines)
     written = config.read_text()
     for comment in (
         "# the shop in the old town",
@@ -104,6 +106,41 @@ def test_against_the_truth_the_best_is_chosen_and_written_and_comments_stay(
     sensitivity = load_settings(config, environ={}).detection.sensitivity
     assert chosen == ("as it is" if sensitivity == 50 else f"sensitivity={sensitivity}")
     assert sensitivity != 0  # it misses some
+
+
+def row(choice: Choice, events: int, missed: int = 0, false: int = 0) -> Row:
+    trial = Trial(choice, load_settings(None, environ={}))
+    trial.found = [Found(0, 10.0 * i, 10.0 * i + 1) for i in range(events)]
+    some = [Found(0, 0.0, 1.0)]
+    return Row(trial, some * missed, some * false)
+
+
+def sensitivity(value: float) -> Choice:
+    return Choice((("sensitivity", value),))
+
+
+def test_the_best_misses_least_then_is_least_often_wrong() -> None:
+    rows = [row(Choice(), 10, 1, 0), row(sensitivity(65), 12, 0, 2), row(sensitivity(80), 12, 0, 1)]
+    assert best_of(rows, 10).trial.choice == sensitivity(80)
+
+
+def test_among_settings_that_find_all_the_blindest_is_not_chosen_for_its_count_of_events() -> None:
+    rows = [row(Choice(), 4), row(sensitivity(0), 3), row(sensitivity(80), 4)]
+    assert best_of(rows, 3) is rows[0]
+    rows = [row(Choice(), 4, false=1), row(sensitivity(0), 3), row(sensitivity(35), 4), row(sensitivity(20), 3)]
+    assert best_of(rows, 3).trial.choice == sensitivity(35)  # the nearest to the default
+
+
+def test_settings_that_tear_visits_into_many_pieces_are_not_the_best() -> None:
+    rows = [row(Choice(), 96), row(Choice((("quiet_s", 10),)), 14), row(Choice((("quiet_s", 20),)), 3)]
+    assert best_of(rows, 14) is rows[1]
+
+
+def test_few_events_are_called_few_and_what_they_prove_is_told() -> None:
+    assert "10 events in 4 minutes" in caution(10, 240)
+    assert "26 %" in caution(10, 240)  # 0.74 to the tenth power is 0.05
+    assert "nothing is to be found" in caution(0, 240)
+    assert caution(30, 240) == ""
 
 
 def test_the_one_setting_asked_for_is_written_without_a_truth(
@@ -149,6 +186,43 @@ def test_without_a_truth_it_does_not_guess_which_of_several_is_right(
     assert main(["tune", str(recording), "--try", "quiet_s=3,9", "--write", str(config)]) == 78
     assert "--truth" in capsys.readouterr().err
     assert config.read_text() == CONFIG
+
+
+def test_the_sheet_names_recordings_of_any_name_and_fits_a_telephone(
+    recording: Path, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = tmp_path / "Phòng <một cửa> Huế.mp4"
+    named.write_bytes(recording.read_bytes())
+    manifest = json.loads(truth.read_text())
+    manifest["clips"][0]["file"] = named.name
+    truth.write_text(json.dumps(manifest), encoding="utf-8")
+    sheet = tmp_path / "sheet.html"
+    tune(capsys, named, "--truth", truth, "--try", "sensitivity=0", "--sheet", sheet)
+    page = sheet.read_text(encoding="utf-8")
+    assert "<li>Phòng &lt;một cửa&gt; Huế.mp4</li>" in page
+    assert 'name="viewport"' in page
+    assert re.search(r'<tr class="best"><td>[^<]* \(best\)<td>', page)
+    linked = re.findall(r'href="#(c\d+)"', page)
+    assert linked
+    assert all(f'id="{name}"' in page for name in linked)
+
+
+@pytest.mark.parametrize("option", ["--sheet", "--write"])
+def test_what_cannot_be_written_is_said_before_the_recordings_are_watched(
+    option: str, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "absent" / "sheet.html"
+    assert main(["tune", str(recording), "--try", "sensitivity=40", option, str(path)]) == 1
+    said = capsys.readouterr()
+    assert str(path) in said.err
+    assert said.out == ""
+
+
+def test_tune_refuses_streams_without_telling_their_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "rtsp://user:secret@127.0.0.1/x"]) == 78
+    error = capsys.readouterr().err
+    assert "not a recording" in error
+    assert "secret" not in error
 
 
 @pytest.mark.parametrize("suffix", ["html", "png"])

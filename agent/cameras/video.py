@@ -84,6 +84,11 @@ class VideoSource:
     def undecodable(self) -> int:
         return self._stream.undecodable if self._stream is not None else 0
 
+    @property
+    def packets(self) -> int:
+        """Of a file that was opened, from its first keyframe on: about as many as it has frames; 0 for streams."""
+        return self._stream.packets if self._stream is not None else 0
+
 
 class _Stream:
     """One opening of a source. t_ns = anchor + microseconds of the stream's own time."""
@@ -108,10 +113,12 @@ class _Stream:
         self._encoder: H264Encoder | None = None
         self._masks: tuple[PrivacyMask, PrivacyMask] | None = None
         self.undecodable = 0
+        self.packets = 0
 
     def open(self) -> StreamInfo:
         options = self._options
         scan = None if options.is_live else scan_file(options.source)
+        self.packets = scan.packets if scan is not None else 0
         if scan is not None and not scan.keyframes:
             raise CameraError("open", options.name, "no keyframe in it", hint="it is empty, cut short or not a video")
         self._open_container()

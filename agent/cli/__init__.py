@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from agent import __version__
 from agent.errors import AgentError, ConfigError
-from agent.settings import Settings, load_settings
+from agent.settings import Settings, load_settings, redacted
 from agent.shortage import shortage
 
 COMMANDS = (
@@ -113,6 +113,12 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> No
     )
 
 
+def refuse_streams(video: str, command: str) -> None:
+    """For commands that read to a recording's end. Raises ConfigError."""
+    if "://" in video or video.startswith("/dev/"):
+        raise ConfigError(command, redacted(video), "not a recording", hint="run takes streams and devices")
+
+
 def start_logging(settings: Settings) -> None:
     """Log to standard error; under systemd without times, since the journal has its own."""
     in_journal = "JOURNAL_STREAM" in os.environ
@@ -124,4 +130,4 @@ def start_logging(settings: Settings) -> None:
     )
 
 
-__all__ = ["COMMANDS", "ConfigError", "add_config", "load_settings", "main", "start_logging"]
+__all__ = ["COMMANDS", "ConfigError", "add_config", "load_settings", "main", "refuse_streams", "start_logging"]

@@ -15,12 +15,12 @@ from typing import Any
 from tqdm import tqdm
 
 from agent.cameras.video import VideoOptions, VideoSource
-from agent.cli import add_config, load_settings
+from agent.cli import add_config, load_settings, refuse_streams
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import ConfigError, StorageError
 from agent.handoffs import AckBox, Doorbell, EventBoard, FrameSlot, StatusBoard
 from agent.model import NS_PER_S, EndReason, Event, Frame, Motion, Packet, Phase, StreamInfo, Thumbnail
-from agent.settings import Settings, redacted
+from agent.settings import Settings
 from agent.ulid import new_ulid
 from agent.vision import Vision
 
@@ -52,12 +52,20 @@ def run(args: argparse.Namespace) -> int:
         if args.annotate is not None:
             if args.annotate.suffix.lower() != ".mp4":
                 raise ConfigError("write", str(args.annotate), "not an .mp4", hint="name it OUT.mp4")
+            with contextlib.suppress(OSError):
+                if args.annotate.samefile(args.video):
+                    raise ConfigError(
+                        "write", args.annotate, "it is the recording itself", hint="name another OUT.mp4"
+                    )
             from agent.cli.annotated import AnnotatedVideo
 
             watch = stack.enter_context(AnnotatedVideo(args.annotate, settings.zones)).see
         replay = Replay(settings, report.event, report.frame, clips=args.clips, watch=watch)
-        bar = stack.enter_context(tqdm(unit=" frames", disable=not sys.stderr.isatty(), leave=False))
-        replay.run(bar.update)
+        # A bar among JSON lines on one terminal would garble both.
+        is_quiet = not sys.stderr.isatty() or (args.json and sys.stdout.isatty())
+        name = Path(args.video).name
+        bar = stack.enter_context(tqdm(desc=name, unit=" frames", disable=is_quiet, leave=False))
+        replay.run(bar.update, bar.reset)
     report.summary(replay.summary())
     return 0
 
@@ -68,9 +76,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         overrides["detection"] = {"sensitivity": args.sensitivity}
     if args.clips is not None:
         overrides["clips"] = {"directory": args.clips, "enabled": True}
-    if "://" in args.video or args.video.startswith("/dev/"):
-        name = redacted(args.video)
-        raise ConfigError("replay", name, "not a recording", hint="run takes streams and devices")
+    refuse_streams(args.video, "replay")
     return load_settings(args.config, overrides=overrides)
 
 
@@ -125,9 +131,10 @@ class Replay:
         self._wall_s = time.perf_counter()
         self._cpu_s = time.process_time()
 
-    def run(self, progress: Callable[[int], object]) -> None:
-        """The whole recording. Raises CameraError where it cannot be read."""
+    def run(self, progress: Callable[[int], object], expects: Callable[[int], object]) -> None:
+        """The whole recording. expects: told once about how many frames. Raises CameraError if it cannot be read."""
         self._info = self._source.open(T0_NS)
+        expects(self._source.packets)
         try:
             if self._shelf is not None:
                 self._shelf.open()
