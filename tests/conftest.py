@@ -12,8 +12,8 @@ from broker import Mosquitto, Subscriber
 from command_fixtures import Bench, Client
 from hypothesis import HealthCheck, settings
 
-# Deadlines of hypothesis judge by time, which a noisy machine does not give evenly; so does its check for slow ones.
-# Each run tries the same ones, so that a change is judged by what it does; --hypothesis-profile explore tries others.
+# Deadlines and the health check of hypothesis judge by time, which a noisy machine does not give evenly.
+# Each run tries the same examples, so that a change is judged by what it does; --hypothesis-profile explore others.
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("camera-agent", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("camera-agent")

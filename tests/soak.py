@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from broker import Mosquitto, Subscriber
+from broker import DEADLINE_S, Mosquitto, Subscriber
 from stepped import SteppedNode
 from tqdm import tqdm
 
@@ -126,16 +126,15 @@ def soak(hours: float, directory: Path, *, show_progress: bool = False) -> Accou
             stepped.run(STEP_S)
             account.take(dashboard)
             if warm is None and step + 1 >= steps * WARM_UP_SHARE:
+                _drain(stepped)
                 warm = _footprint()
         _drain(stepped)
         cool = _footprint()
         stepped.stop()
-        with_broker_done_s = time.monotonic() + 10
+        dashboard.catch_up()
+        account.take(dashboard)
         reader = LedgerReader(directory / "node")
         head = reader.head_seq
-        while account.count < head and time.monotonic() < with_broker_done_s:
-            dashboard.wait_a_moment()
-            account.take(dashboard)
         totals = reader.clip_totals()
         reader.close()
     assert warm is not None
@@ -201,10 +200,17 @@ def _footprint() -> tuple[float, int, int]:
 
 
 def _drain(stepped: SteppedNode) -> None:
-    """Real time for what is still under way to the broker."""
-    deadline_s = time.monotonic() + 10
-    while stepped.node.storage.status.outbox_rows and time.monotonic() < deadline_s:
-        stepped.node.link.step(0.01)
+    """Real time for what is still under way to the broker, until all is delivered over connections that stand."""
+    link = stepped.node.link
+
+    def is_done() -> bool:
+        both = (link._connection, link._media._connection)
+        stand = all(each is not None and each.ready and not each._in_flight for each in both)
+        return stand and not stepped.node.storage.status.outbox_rows
+
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_done() and time.monotonic() < deadline_s:
+        link.step(0.01)
         stepped.run(0.5)
 
 

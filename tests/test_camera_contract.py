@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from broker import DEADLINE_S
 from video_fixtures import Recorder, RtspServer, decode_packets, picture, write_video
 
 from agent.camera import CameraSink, Source
@@ -478,7 +479,7 @@ class Scripted:
     def step(self, sink: CameraSink) -> bool:
         if self._n == self.hang_at:
             self.entered.set()
-            self.gate.wait(20)
+            self.gate.wait(DEADLINE_S)
         if self._n == self.fail_at:
             raise CameraError("read", "scripted", "broke")
         if self._n == self.end_at:
@@ -497,19 +498,25 @@ class Scripted:
         self.closed += 1
 
 
+def end_of_thread(source: Scripted) -> None:
+    """Let a source that hangs go on, and wait for the end of the camera's thread."""
+    thread = next(t for t in threading.enumerate() if t.name == "camera")
+    source.gate.set()
+    thread.join(DEADLINE_S)
+
+
 def test_a_broken_stream_is_a_fault_of_the_camera_and_closes_it() -> None:
     source = Scripted()
-    source.fail_at = 3
+    source.hang_at = source.fail_at = 3
     camera, recorder = PacedCamera(source, SystemClock()), Recorder()
     camera.start(recorder)
+    assert source.entered.wait(DEADLINE_S)
     assert camera.fault() is None
-    assert recorder.wait_frames(3)
-    thread = next(t for t in threading.enumerate() if t.name == "camera")
-    thread.join(5)
+    end_of_thread(source)
     assert "broke" in str(camera.fault())
     assert not camera.ended()
     assert source.closed == 1
-    source.fail_at = -1
+    source.hang_at = source.fail_at = -1
     camera.start(recorder)
     assert camera.fault() is None
     camera.stop()
@@ -517,10 +524,11 @@ def test_a_broken_stream_is_a_fault_of_the_camera_and_closes_it() -> None:
 
 def test_the_end_of_a_recording_is_told_after_everything_was_delivered() -> None:
     source = Scripted()
-    source.end_at = 4
+    source.hang_at = source.end_at = 4
     camera, recorder = PacedCamera(source, SystemClock()), Recorder()
     camera.start(recorder)
-    next(t for t in threading.enumerate() if t.name == "camera").join(5)
+    assert source.entered.wait(DEADLINE_S)
+    end_of_thread(source)
     assert camera.ended()
     assert camera.fault() is None
     assert len(recorder.frames) == 4
@@ -533,13 +541,11 @@ def test_a_driver_that_hangs_neither_holds_up_stop_nor_delivers_after_it() -> No
     source.hang_at = 3
     camera, recorder = PacedCamera(source, SystemClock(), stop_s=0.05), Recorder()
     camera.start(recorder)
-    assert source.entered.wait(5)
+    assert source.entered.wait(DEADLINE_S)
     camera.stop()
     with pytest.raises(CameraError, match="still hangs"):
         camera.start(recorder)
-    thread = next(t for t in threading.enumerate() if t.name == "camera")
-    source.gate.set()
-    thread.join(5)
+    end_of_thread(source)
     assert len(recorder.frames) == 3
     assert len(recorder.packets) == 3
     source.hang_at = -1
@@ -553,7 +559,7 @@ def test_a_camera_that_fell_behind_goes_on_from_now_without_a_burst() -> None:
     source.hang_at = 1
     camera.start(recorder)
     clock.move(0.01)
-    assert source.entered.wait(5)
+    assert source.entered.wait(DEADLINE_S)
     clock.move(3600)  # a suspend of an hour in the middle of frame 1
     source.end_at = 3
     source.gate.set()

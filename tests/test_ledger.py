@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from broker import DEADLINE_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_fixtures import event
@@ -216,7 +217,7 @@ def test_reader_in_another_thread_sees_what_was_committed(ledger: Ledger, tmp_pa
     thread.start()
     for number in range(60):
         store(ledger, event((5 + number) * NS_PER_S))
-    assert enough.wait(20)
+    assert enough.wait(DEADLINE_S)
     thread.join()
     assert not failed
     assert seen == sorted(seen)

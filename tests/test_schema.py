@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import Mosquitto, Subscriber, requires_mosquitto, until
+from broker import DEADLINE_S, Mosquitto, Subscriber, requires_mosquitto, until
 from contract import complaints, headers
 from jsonschema import Draft7Validator
 from program import camera_agent
@@ -88,7 +88,7 @@ def parse(document: str) -> subprocess.CompletedProcess[str]:
         input=document,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * DEADLINE_S,
     )
 
 

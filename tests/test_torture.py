@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torture_table
-from broker import Subscriber, requires_mosquitto, until
+from broker import DEADLINE_S, Subscriber, requires_mosquitto, until
 from program import write_settings
 
 pytestmark = [pytest.mark.broker, requires_mosquitto]
@@ -27,8 +27,8 @@ def test_broker_and_node_killed_in_mid_flight_lose_no_message(tmp_path: Path) ->
         node.wait()
         node = torture_table.start_node(tmp_path / "node", broker.port, 150)
         broker.start()
-        assert node.wait(60) == 0
-        torture_table.settle(subscriber)
+        assert node.wait(5 * DEADLINE_S) == 0
+        subscriber.catch_up()
         torture_table.account(row, tmp_path / "node", subscriber)
     assert row.states >= 300
     assert row.lost == 0, row.words
@@ -50,7 +50,7 @@ def test_a_program_with_64_file_descriptors_runs(tmp_path: Path) -> None:
     try:
         until(lambda: _says(tmp_path / "log", "learning the background"), "the node runs")
         node.terminate()
-        assert node.wait(30) == 0
+        assert node.wait(DEADLINE_S) == 0
         assert "Traceback" not in (tmp_path / "log").read_text()
     finally:
         node.kill()
@@ -83,7 +83,7 @@ def test_a_program_that_cannot_live_within_its_limits_says_which_in_one_line(
         [sys.executable, "-c", RUN_WITH_LIMIT, kind, str(limit), str(config)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * DEADLINE_S,
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

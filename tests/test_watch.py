@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from broker import DEADLINE_S, Mosquitto, Subscriber, free_port, requires_mosquitto, until
@@ -191,12 +191,12 @@ def test_json_lines_hold_whole_messages() -> None:
 # -- the program
 
 
-def start_watch(*words: str) -> subprocess.Popen[str]:
+def start_watch(*words: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent", "watch", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -208,7 +208,9 @@ def test_a_person_sees_an_event_its_picture_and_its_clip(broker: Mosquitto, tmp_
     desk = Desk(broker.port, will_delay_s=0)
     desk.statuses.put("meta", Status(to_bytes(META)))
     desk.connect()
-    program = start_watch("--port", str(broker.port), "--host", "127.0.0.1", "--save", str(tmp_path / "pictures"))
+    words = ("--port", str(broker.port), "--host", "127.0.0.1", "--save", str(tmp_path / "pictures"))
+    with (tmp_path / "out").open("w") as file:
+        program = start_watch(*words, stdout=file)
     desk.outbox.event(1, thumb=JPEG)
     desk.outbox.clip(1)
     end_s = time.monotonic() + DEADLINE_S
@@ -217,15 +219,21 @@ def test_a_person_sees_an_event_its_picture_and_its_clip(broker: Mosquitto, tmp_
         desk.step()
         desk.pass_time(0.1)
     desk.link.close(1)
-    until(lambda: any((tmp_path / "pictures").glob("*.jpg")), "a picture")
+
+    def is_shown() -> bool:
+        lines = (tmp_path / "out").read_text(encoding="utf-8").splitlines()
+        return all(
+            any("Cửa chính" in line and words in line for line in lines)
+            for words in ("event start", "picture of", "clip")
+        )
+
+    until(is_shown, "all three are shown")
     program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=DEADLINE_S)
+    _, err = program.communicate(timeout=DEADLINE_S)
     assert program.returncode == 130
     assert err == ""
-    lines = out.splitlines()
-    assert "is ward-12/entrance, Tầng 1: 1280x720" in out
-    for words in ("event start", "picture of", "clip"):
-        assert any("Cửa chính" in line and words in line for line in lines), out
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 1
+    assert "is ward-12/entrance, Tầng 1: 1280x720" in (tmp_path / "out").read_text(encoding="utf-8")
 
 
 @requires_mosquitto

@@ -18,7 +18,6 @@ from torture_table import (
     Row,
     account,
     broker_and_dashboard,
-    settle,
     start_node,
 )
 
@@ -72,7 +71,7 @@ def _kills(row: Row, place: Path, events: int, kind: str, chance: random.Random)
         if node.wait(330):
             row.judge([f"{kind}: the node did not deliver everything"])
         row.slowest_s = max(row.slowest_s, time.monotonic() - began)
-        settle(subscriber)
+        subscriber.catch_up()
         account(row, place / "node", subscriber)
     row.faults += 1
 
@@ -87,7 +86,7 @@ def _nobody(row: Row, place: Path, events: int, chance: random.Random) -> None:
     if node.wait(330):
         row.judge(["nobody: the node did not deliver everything"])
     row.slowest_s = max(row.slowest_s, time.monotonic() - began)
-    settle(subscriber)
+    subscriber.catch_up()
     account(row, place / "node", subscriber)
     subscriber.close()
     broker.kill()
@@ -112,7 +111,7 @@ def kills_under_load(directory: Path, budget: Budget) -> Row:
         if node.wait(330):
             row.judge(["the node did not deliver everything"])
         row.slowest_s = time.monotonic() - began
-        settle(subscriber)
+        subscriber.catch_up()
         account(row, directory / "node", subscriber)
         done = camera_agent("clips", "verify", "--directory", directory / "node")
         row.judge(done.stdout.splitlines() if done.returncode else [])

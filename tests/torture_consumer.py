@@ -13,7 +13,7 @@ from typing import Any
 from broker import DEADLINE_S, Mosquitto, Subscriber, until
 from program import Program, write_settings
 from torture_broker import fill, judge_order
-from torture_table import Budget, Row, newest_health, settle
+from torture_table import Budget, Row, newest_health
 
 from agent.ledger_reader import LedgerReader
 
@@ -169,7 +169,7 @@ def drain(directory: Path, budget: Budget) -> Row:
             if last["outbox"]["depth"] == 0:
                 break
         row.slowest_s = time.monotonic() - began
-        settle(subscriber)
+        subscriber.catch_up()
         last = newest_health(subscriber)
         judge_order(row, subscriber, head)
         skipped = last["frames_skipped"] - first["frames_skipped"]

@@ -13,7 +13,7 @@ import test_time
 from broker import Mosquitto, Subscriber, until
 from faulty_disk import Leaves, RecordingDisk
 from program import Program, camera_agent, write_settings
-from torture_table import Budget, Round, Row, account, newest_health, settle
+from torture_table import Budget, Round, Row, account, newest_health
 
 
 def power_cuts(noise: bool) -> Round:
@@ -79,7 +79,7 @@ def slow_disk(directory: Path, budget: Budget) -> Row:
             after, slow_s = newest_health(subscriber), time.monotonic() - began
             disk.mend()
             node.signal(signal.SIGTERM)
-        settle(subscriber)
+        subscriber.catch_up()
         row.faults, grown_mb = 1, after["memory_mb"] - before["memory_mb"]
         done = camera_agent("clips", "verify", "--directory", place)
         row.judge(done.stdout.splitlines() if done.returncode else [])

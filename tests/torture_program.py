@@ -14,7 +14,7 @@ from pathlib import Path
 
 from broker import Subscriber, until
 from program import Program, camera_agent, write_settings
-from torture_table import Budget, Row, account, broker_and_dashboard, settle
+from torture_table import Budget, Row, account, broker_and_dashboard
 
 from agent.ledger_reader import LedgerReader
 from agent.mp4 import scan
@@ -132,7 +132,7 @@ def kills(directory: Path, budget: Budget) -> Row:
         _wait_delivered(row, directory / "node")
         starter.end(signal.SIGTERM)
         starter.close()
-        settle(subscriber)
+        subscriber.catch_up()
         done = camera_agent("clips", "verify", "--directory", directory / "node")
         row.judge(done.stdout.splitlines() if done.returncode else [])
         account(row, directory / "node", subscriber)

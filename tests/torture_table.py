@@ -140,15 +140,6 @@ def start_node(directory: Path, port: int, events: int, rate: int = PER_SECOND) 
     return subprocess.Popen([sys.executable, str(script), *map(str, arguments)])
 
 
-def settle(subscriber: Subscriber) -> None:
-    """Until nothing more comes for half a second."""
-    before, since = -1, time.monotonic()
-    while time.monotonic() - since < 0.5:
-        subscriber.wait_a_moment()
-        if len(subscriber.messages) != before:
-            before, since = len(subscriber.messages), time.monotonic()
-
-
 def newest_health(subscriber: Subscriber) -> dict[str, Any]:
     """The last health message after waiting for news a moment; empty before the first."""
     subscriber.wait_a_moment()

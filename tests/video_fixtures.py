@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
+from broker import DEADLINE_S
 
 from agent.annexb import split_annexb
 from agent.cameras.planes import Planes, planes_of
@@ -38,7 +39,7 @@ class Recorder:
             self.frames.append(frame)
             self._changed.notify_all()
 
-    def wait_frames(self, count: int, timeout_s: float = 20) -> bool:
+    def wait_frames(self, count: int, timeout_s: float = DEADLINE_S) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: len(self.frames) >= count, timeout_s)
 
@@ -146,7 +147,7 @@ class RtspServer:
         self._listener.close()
         self.hang_up()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(DEADLINE_S)
         for client in self._clients:
             client.close()
 
