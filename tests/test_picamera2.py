@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomlkit
-from broker import Mosquitto, Subscriber, until
+from broker import DEADLINE_S, Mosquitto, Subscriber, until
 from program import write_settings
 from video_fixtures import Recorder, decode_packets
 
@@ -92,7 +92,7 @@ def test_both_streams_show_the_same_scene_at_the_same_time() -> None:
 def still_of(camera: PiCamera) -> Frame:
     came = queue.SimpleQueue[Frame]()
     camera.want_still(came.put)
-    return came.get(timeout=5)
+    return came.get(timeout=DEADLINE_S)
 
 
 def test_a_still_comes_while_recording_goes_on_without_a_hole() -> None:
@@ -356,7 +356,7 @@ class Node:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        return self._process.wait(30)
+        return self._process.wait(DEADLINE_S)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -404,6 +404,7 @@ def test_a_clip_through_the_whole_node_has_exactly_its_pre_and_post_roll(
         until(has_clip, f"a clip; the node said: {node.log()}")
         node.send(signal.SIGTERM)
         assert node.wait() == 0, node.log()
+    dashboard.catch_up()
     clip = bodies(dashboard, "door", "clip")[0]
     event = [body for body in bodies(dashboard, "door", "event") if body["id"] in clip["event_ids"]][-1]
     assert event["phase"] == "end"
@@ -428,7 +429,7 @@ def test_a_clip_through_the_whole_node_has_exactly_its_pre_and_post_roll(
 def test_check_tells_the_installer_which_camera_it_is_and_its_rate(tmp_path: Path, broker: Mosquitto) -> None:
     settings = node_settings(tmp_path / "a", broker.port, "lobby")
     command = [sys.executable, "-m", "agent_on_virtual", "check", "--config", str(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE_S, check=False)
     (line,) = (line for line in done.stdout.splitlines() if line.split()[1:2] == ["camera"])
     assert "imx708 lobby: 640x360 NV12 at 30 fps, software encoder" in line, done.stdout + done.stderr
     assert line.startswith("pass")
@@ -501,7 +502,7 @@ def test_a_node_with_the_default_size_records_1920x1080_and_its_snapshot_is_as_l
             if line.startswith("Rss")
         }
         print(f"1920x1080 at 15 fps, x264 in software: {share:.2f} of a core, MB: {kinds}")
-        assert health()["fps"] > 14
+        until(lambda: health()["fps"] > 14, "it keeps its rate")
         node.send(signal.SIGTERM)
         assert node.wait() == 0, node.log()
 

@@ -177,7 +177,9 @@ def drain(directory: Path, budget: Budget) -> Row:
         node.signal(signal.SIGTERM)
     subscriber.close()
     broker.kill()
-    row.judge([f"{skipped} frames were skipped meanwhile"] if skipped else [])
+    # One now and then is a machine's that does something else; a drain that holds up vision skips many.
+    allowed = max(1.0, frames_per_s * row.slowest_s / 100)
+    row.judge([f"{skipped} frames were skipped meanwhile"] if skipped > allowed else [])
     row.note = (
         f"{events} events with 20 kB at {events / row.slowest_s:.0f} events/s while a camera ran at {frames_per_s}"
         f" frames/s: {skipped} frames skipped"

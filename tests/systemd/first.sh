@@ -41,7 +41,7 @@ expect_within 10 "STATUS tells frames and broker: $(status)" sees 'frames [1-9].
 # --- hang and crashes: back in time, nothing lost
 sleep_between() { systemctl start camera-agent-calm.service; }
 p=$(main_pid); t=$(now); kill -STOP "$p"
-holds 40 renewed "$p"; within 20000 "$t" "SIGSTOP: restarted by the watchdog (WatchdogSec=6 here, 30 on a node)"
+holds 40 renewed "$p"; within "$(patient 20000)" "$t" "SIGSTOP: restarted by the watchdog (WatchdogSec=6 here, 30 on a node)"
 journalctl -u $UNIT -o cat --no-pager | grep -q "Watchdog timeout" && pass "the journal names the watchdog" || fail "no watchdog in the journal"
 sleep_between
 expect "camera-agent-calm set the restart count back" [ "$(systemctl show -P NRestarts $UNIT)" = 0 ]
@@ -175,8 +175,11 @@ expect_within 20 "an updater that is killed leaves nothing on trial" brought_bac
 expect_within 30 "and the old version runs" well
 
 # --- nothing lost over all of this
-sleep 2; kill -TERM $watcher; wait $watcher
-python3 $P/tests/gaps.py /rig/out/watch.jsonl || FAILS=$((FAILS + 1))
+# A picture under way comes after the words behind it: until it is there, its number is missing.
+no_gaps() { python3 $P/tests/gaps.py /rig/out/watch.jsonl > /rig/out/gaps; }
+holds 20 no_gaps || FAILS=$((FAILS + 1))
+cat /rig/out/gaps
+kill -TERM $watcher; wait $watcher
 clips_verify > /rig/out/clips 2>&1; expect "camera-agent clips verify: $(tail -1 /rig/out/clips)" grep -q . /rig/out/clips
 clips_verify >/dev/null 2>&1 || fail "clips verify: $(tail -3 /rig/out/clips)"
 journalctl -u $UNIT -o cat --no-pager > /rig/out/agent.log

@@ -11,9 +11,9 @@ within() {
 }
 # patient MS : the limit on a machine that has nothing else to do; longer by as much as it is overloaded.
 patient() { awk -v ms="$1" -v cores="$(nproc)" '{ share = $1 / cores; print int(ms * (share > 1 ? share : 1)) }' /proc/loadavg; }
-# holds LIMIT_S COMMAND... : try it until it succeeds.
+# holds LIMIT_S COMMAND... : try it until it succeeds; three times as long where the machine is busy with something else.
 holds() {
-  local end=$((SECONDS + $1)); shift
+  local end=$((SECONDS + 3 * $1)); shift
   until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done
 }
 expect() { local words=$1; shift; if "$@"; then pass "$words"; else fail "$words"; fi; }
