@@ -385,9 +385,9 @@ def test_mosquitto_shows_two_nodes_with_one_id(start: Start) -> None:
     end_s = time.monotonic() + DEADLINE_S
     while not any("duplicate-id" in desk.link.status.trouble for desk in (ours, theirs)):
         for desk in (ours, theirs):
-            desk.step()
+            desk.step(0.005)
             if not desk.link.status.connected:
-                desk.pass_time(0.2)
+                desk.pass_time(0.5)
         assert time.monotonic() < end_s, (ours.link.status, theirs.link.status)
     ours.link.close(0.1)
     theirs.link.close(0.1)

@@ -244,16 +244,16 @@ def test_the_demo_shows_events_pictures_and_clips_and_ends_cleanly(tmp_path: Pat
         words = ("demo", "--scene", str(scene), "--out", str(tmp_path / "out"))
         demo = subprocess.Popen([sys.executable, "-m", "agent", *words], stdout=file, stderr=subprocess.PIPE)
 
-    def has_shown_all() -> bool:
+    def has_shown_both() -> bool:
         assert demo.poll() is None, shown.read_text()
-        found = [any((tmp_path / "out").glob(f"*/{name}")) for name in ("pictures/*.jpg", "node/clips/*.mp4")]
-        return all(found) and "event start" in shown.read_text()
+        return any((tmp_path / "out").glob("*/pictures/*.jpg")) and "event start" in shown.read_text()
 
-    until(has_shown_all, "an event, a picture and a clip")
+    until(has_shown_both, "an event and its picture")
     demo.send_signal(signal.SIGINT)
     _, trouble = demo.communicate(timeout=DEADLINE_S)
     assert demo.returncode == 0, trouble
     assert "stopped" in shown.read_text()
+    assert list((tmp_path / "out").glob("*/node/clips/*.mp4")), "what was being recorded is kept"
     assert "0 clips" not in shown.read_text()
 
 
