@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.backoff import Backoff, Pace
@@ -20,6 +21,9 @@ PAGES_PER_CALL = 8
 
 REMEMBERED = 4096
 """Rows that were answered but that storage may not have marked yet."""
+
+BEHIND_S = 60.0
+"""So soon a row that went behind the others is tried again; each time twice as late."""
 
 
 class Outbox(Protocol):
@@ -38,11 +42,20 @@ class Outbox(Protocol):
     def is_erased(self, seq: int | None = None) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A row that connections ended on: it is passed over, and tried alone at retry_ns."""
+
+    kind: OutboxKind
+    retry_ns: int
+    wait_s: float = BEHIND_S
+
+
 class Delivery:
     """What was sent, answered and held back in one connection.
 
     refused: kinds held back -> the broker's words. delivered_some: this connection settled at least one row.
-    before: only rows below this number may go now; None: all.
+    before: only rows below this number may go now; None: all. behind: by number, in any connection.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class Delivery:
         self._probes: deque[OutboxRow] = deque()
         self._probing: set[int] = set()
         self.refused: dict[OutboxKind, str] = {}
+        self.behind: dict[int, Behind] = {}
         self.delivered_some = False
 
     def restart(self) -> None:
@@ -79,6 +93,7 @@ class Delivery:
         """A new ledger: its seq numbers mean other rows."""
         self.restart()
         self._settled.clear()
+        self.behind.clear()
 
     def look(self) -> None:
         """There may be new rows."""
@@ -114,6 +129,36 @@ class Delivery:
             self._in_flight[row.seq] = row.kind
             self._pace.went(now_ns)
         return row
+
+    # -- rows behind the others
+
+    def put_behind(self, row: OutboxRow, now_ns: int) -> None:
+        """Connections end on row: from now on those behind it go first."""
+        if row.seq not in self.behind:
+            self.behind[row.seq] = Behind(row.kind, now_ns + round(BEHIND_S * NS_PER_S))
+
+    def behind_ns(self) -> int | None:
+        """Boot-clock time when the next of those behind is to be tried; None: there is none."""
+        return min((each.retry_ns for each in self.behind.values()), default=None)
+
+    def due_behind(self, now_ns: int) -> int | None:
+        """The number of a row behind the others whose time has come, if there is nothing else to do."""
+        if self._in_flight or self._probes or (self._page and not self._is_early(self._page[0])):
+            return None
+        return next((seq for seq, each in self.behind.items() if now_ns >= each.retry_ns), None)
+
+    def next_behind(self, outbox: Outbox, seq: int, now_ns: int) -> OutboxRow | None:
+        """Row seq, noted as in flight; None when it is not owed any more."""
+        row = next(iter(outbox.due(seq - 1, 1, self._kinds)), None)
+        if row is None or row.seq != seq:
+            del self.behind[seq]
+            return None
+        wait_s = 2 * self.behind[seq].wait_s
+        self.behind[seq] = Behind(row.kind, now_ns + round(wait_s * NS_PER_S), wait_s)
+        self._in_flight[seq] = row.kind
+        return row
+
+    # -- in order
 
     def _begin_trial(self, outbox: Outbox) -> None:
         for kind, seq in sorted(self._held.items(), key=lambda item: item[1]):
@@ -155,12 +200,19 @@ class Delivery:
             return True
         return not self._is_early(self._page[0]) if self._page else self._look
 
+    @property
+    def is_drained(self) -> bool:
+        """Nothing is owed but what went behind the others."""
+        return not (self._in_flight or self._probes or self._page or self._look or self._held)
+
     def is_due(self, outbox: Outbox, now_ns: int) -> bool:
         """Whether next() may have a row: held ones are to be tried again, or some are next in order."""
         wake_ns = self.wake_ns()
         if self._probes or (wake_ns is not None and now_ns >= wake_ns):
             return True
-        return self._has_page(outbox) and not self._is_early(self._page[0])
+        if self._has_page(outbox) and not self._is_early(self._page[0]):
+            return True
+        return self.due_behind(now_ns) is not None
 
     @property
     def frontier(self) -> int | None:
@@ -173,11 +225,12 @@ class Delivery:
         return min(ahead, default=None)
 
     def _is_done(self, row: OutboxRow) -> bool:
-        return row.seq in self._settled or row.seq in self._in_flight
+        return row.seq in self._settled or row.seq in self._in_flight or row.seq in self.behind
 
     def settled(self, seq: int) -> None:
         """The broker took it, or never will: it is not sent again, though the outbox may still show it."""
         self._in_flight.pop(seq, None)
+        self.behind.pop(seq, None)
         self.delivered_some = True
         self._settled[seq] = None
         if len(self._settled) > REMEMBERED:
@@ -195,6 +248,7 @@ class Delivery:
     def kept(self, seq: int, words: str, now_ns: int) -> None:
         """The broker refused it: it and the later rows of its kind wait."""
         kind = self._in_flight.pop(seq)
+        self.behind.pop(seq, None)
         was_trial = seq in self._probing
         self._probing.discard(seq)
         if was_trial or not self._held:

@@ -1,7 +1,7 @@
-"""The start-up self-test where a broker answers a denied message like a taken one (MQTT 3.1.1). Touches nothing.
+"""What each connection says on a topic that it also hears: its session, so that a twin shows. Touches nothing.
 
-The node says something on a topic of its own that it also hears. Until that came back, what the broker
-acknowledges proves nothing, so nothing that counts is sent.
+It is also the start-up self-test where a broker answers a denied message like a taken one (MQTT 3.1.1): until it came
+back, what the broker acknowledges proves nothing, so nothing that counts is sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ AGAIN_S = 60.0
 
 
 class Echo:
-    """One connection's self-test. is_needed: False where the broker tells what it denies (MQTT 5)."""
+    """One connection's word. is_needed: as a self-test; False where the broker tells what it denies (MQTT 5)."""
 
     def __init__(self, topic: str, session: str, *, is_needed: bool) -> None:
         self.topic = topic
@@ -25,11 +25,11 @@ class Echo:
 
     def wants_to_speak(self, now_ns: int) -> bool:
         """Whether it is time to publish `payload` to `topic`; counts as said."""
-        if self.is_heard:
-            return False
         if self._said_ns is None:
             self._said_ns = now_ns
             return True
+        if self.is_heard:
+            return False
         waited_s = (now_ns - self._said_ns) / NS_PER_S
         if waited_s >= PATIENCE_S and not self.trouble:
             self.trouble = (

@@ -7,6 +7,7 @@ what is unanswered when the connection ends is read from the outbox again. Used 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 
 from paho.mqtt.properties import Properties
@@ -19,7 +20,7 @@ from agent.lasts import Lasts
 from agent.model import Ack, OutboxKind, OutboxRow
 from agent.posting import row_packet
 from agent.settings import MqttSettings, NodeSettings
-from agent.suspicion import BLAMES_MESSAGE, Suspicion
+from agent.suspicion import BLAMES_MESSAGE, Blame, Suspicion
 from agent.topics import ECHO, Topics
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ TOO_LARGE = 0x95
 PROOF = b"answer"
 """Said on `echo` before a row that connections died on, until one more message is answered than connections died."""
 
+REMEMBERED = 64
+"""Rows given up or blamed as a retained state, until the ledger shows them as given up too."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
@@ -37,6 +41,11 @@ class _Sent:
     row: OutboxRow | None = None
     topic: str = ""
     state: Status | OutboxRow | None = None
+
+    @property
+    def carries(self) -> OutboxRow | None:
+        """The row whose payload it is."""
+        return self.row or (self.state if isinstance(self.state, OutboxRow) else None)
 
 
 class Lane:
@@ -69,6 +78,9 @@ class Lane:
         self._sent: dict[int, _Sent] = {}
         self._suspicion = Suspicion()
         self._answers = 0  # of this connection
+        self._is_up = False
+        self._tried: int | None = None  # the number of a row behind the others that is under way
+        self._blamed: deque[int] = deque(maxlen=REMEMBERED)
 
     @property
     def in_flight(self) -> int:
@@ -80,41 +92,59 @@ class Lane:
         """Whether anything is to be sent or answered."""
         return bool(self._sent or self.states or self.delivery.has_more)
 
-    @property
-    def has_suspect(self) -> bool:
-        return self._suspicion.must_go_alone
+    def wake_ns(self) -> int | None:
+        """Boot-clock time when something that waits is to be sent; None: nothing is, or an answer comes first."""
+        wakes = (self.delivery.wake_ns(), self.delivery.behind_ns() if self._is_up and not self._sent else None)
+        return min((each for each in wakes if each is not None), default=None)
 
     def begin(self) -> None:
         """A new connection: all rows are owed again, from the oldest on."""
         self._sent.clear()
         self._answers = 0
+        self._is_up = True
         self.denied.clear()
         self.delivery.restart()
 
     def end(self, connection: Connection) -> bool:
         """The connection is over; whether it delivered any row. The states it did not take are to be sent again."""
         delivered_some = self.delivery.delivered_some
-        in_flight = [sent.row for sent in self._sent.values() if sent.row is not None]
-        if not in_flight:
+        carried = {row.seq: row for sent in self._sent.values() if (row := sent.carries) is not None}
+        if not carried:
             self._suspicion.clear()
         elif (connection.closed_by is not None or connection.closed_silently) and connection.closed_by != TAKEN_OVER:
-            is_told = connection.closed_by in BLAMES_MESSAGE or connection.protocol == "3.1.1"
-            given_up = self._suspicion.died(in_flight, had_answers=self._answers > 0, is_told=is_told)
-            if given_up is not None:
-                self._give_up(given_up.seq, "the broker ended one connection after the other on this message")
-                self.states = {topic: state for topic, state in self.states.items() if state is not given_up}
+            blame = self._suspicion.died(
+                list(carried.values()),
+                had_answers=self._answers > 0,
+                is_told=connection.closed_by in BLAMES_MESSAGE,
+            )
+            if blame is not None:
+                self._blame(blame)
         for sent in self._sent.values():
             if sent.state is not None:
                 self.states.setdefault(sent.topic, sent.state)
         self._sent.clear()
+        self._tried, self._is_up = None, False
         self.delivery.restart()
         return delivered_some
+
+    def _blame(self, blame: Blame) -> None:
+        row = blame.row
+        if not any(sent.row is not None and sent.row.seq == row.seq for sent in self._sent.values()):
+            self._blamed.append(row.seq)  # as a retained state: the message itself is another matter
+        elif blame.is_final:
+            self._give_up(row.seq, "the broker ended one connection after the other on this message")
+        else:
+            if row.seq not in self.delivery.behind:
+                log.warning("message %d goes behind the others: one connection after the other ended on it", row.seq)
+            self.delivery.put_behind(row, self._clock.boot_ns())
 
     def forget(self) -> None:
         """A new ledger: answers about rows of the old one mean nothing any more."""
         self.delivery.forget()
         self._sent = {mid: sent for mid, sent in self._sent.items() if sent.row is None}
-        self._suspicion.clear()
+        self._suspicion.forget_all()
+        self._blamed.clear()
+        self._tried = None
 
     def note(self, mid: int, topic: str) -> None:
         """Another message that was sent over this connection; what the broker says against it is for `denied`."""
@@ -122,14 +152,20 @@ class Lane:
 
     def send_state(self, connection: Connection) -> bool:
         """Send the next state; False when there is none."""
-        # A row that connections died on may stand here too.
+        # A row that connections died on may stand here too: then its turn comes after the rows.
         waits = self._suspicion.must_go_alone
         ready = (name for name, state in self.states.items() if not (waits and isinstance(state, OutboxRow)))
         topic = next(ready, None)
         if topic is None:
             return False
+        self._send_state(connection, topic)
+        return True
+
+    def _send_state(self, connection: Connection, topic: str) -> None:
         state = self.states.pop(topic)
         if isinstance(state, OutboxRow):
+            if state.seq in self._blamed or state.seq in self.delivery.behind:
+                return
             payload, properties = self.encode(state)
             qos = 1
         else:
@@ -137,38 +173,62 @@ class Lane:
         name = self._topics.at(topic)
         if _is_too_large(connection, name, payload, properties):
             self.denied[topic] = f"{len(payload)} bytes are too large for the broker"
-            return True
+            return
         mid = connection.publish(name, payload, qos=qos, retain=True, properties=properties)
         if qos:
             self._sent[mid] = _Sent(topic=topic, state=state)
-        return True
 
     def send_row(self, connection: Connection, outbox: Outbox) -> bool:
         """Send the next row; False when there is none now. StorageError: the outbox cannot be read."""
-        if self._suspicion.must_go_alone:
-            # A row that connections died on goes alone, and after ever more answers: a network that breaks by
-            # itself ends such a connection sooner, again and again, than it finds just this row under way.
-            if self._sent:
-                return False
-            if self._answers <= self._suspicion.deaths:
-                self.note(connection.publish(self._topics.at(ECHO), PROOF), ECHO)
-                return True
-        row = self.delivery.next(outbox, self._clock.boot_ns())
-        if row is None:
+        goes_alone = self._suspicion.must_go_alone
+        if (goes_alone or self._tried is not None) and self._sent:
             return False
+        if goes_alone and self._prove(connection, self._suspicion.proofs()):
+            return True
+        now_ns = self._clock.boot_ns()
+        row = self.delivery.next(outbox, now_ns)
+        if row is not None:
+            self._send_row(connection, outbox, row)
+            return True
+        if self._sent:
+            return False
+        if goes_alone and self.states:
+            self._send_state(connection, next(iter(self.states)))
+            return True
+        if self.delivery.is_drained:
+            self._suspicion.clear()  # a suspect may have been evicted, or have stood in a state that is no more
+        seq = self.delivery.due_behind(now_ns)
+        if seq is None:
+            return False
+        if not self._prove(connection, self._suspicion.proofs(seq)):
+            row = self.delivery.next_behind(outbox, seq, now_ns)
+            if row is not None:
+                self._send_row(connection, outbox, row)
+        return True
+
+    def _prove(self, connection: Connection, proofs: int) -> bool:
+        """Have the broker answer so often on this connection first; whether it is asked to."""
+        if self._answers < proofs:
+            self.note(connection.publish(self._topics.at(ECHO), PROOF), ECHO)
+            return True
+        return False
+
+    def _send_row(self, connection: Connection, outbox: Outbox, row: OutboxRow) -> None:
         # It may have been read before it was erased.
         if row.kind is OutboxKind.THUMB and outbox.is_erased(row.seq):
             self.delivery.settled(row.seq)
-            return True
+            return
         payload, properties = self.encode(row)
         topic = self._topics.of(row.kind)
         if _is_too_large(connection, topic, payload, properties):
             limit = connection.max_packet_bytes
             self._give_up(row.seq, f"too large: {len(payload)} bytes, the broker takes messages of {limit}")
-            return True
+            return
         self._sent[connection.publish(topic, payload, properties=properties)] = _Sent(row=row)
-        self.states.update(self._lasts.sent(row))
-        return True
+        if row.seq in self.delivery.behind:
+            self._tried = row.seq
+        else:
+            self.states.update(self._lasts.sent(row))
 
     def encode(self, row: OutboxRow) -> tuple[bytes, Properties | None]:
         return row_packet(row, self._node, self.epoch, self._clock.wall_ns())
@@ -179,6 +239,9 @@ class Lane:
         sent = self._sent.pop(ack.mid, None)
         if sent is None:
             return False
+        carried = sent.carries
+        if carried is not None:
+            self._suspicion.answered(carried)
         if sent.row is not None:
             self._settle_row(sent.row, ack)
         elif ack.code >= 0x80:
@@ -188,7 +251,9 @@ class Lane:
         return True
 
     def _settle_row(self, row: OutboxRow, ack: PubAck) -> None:
-        self._suspicion.answered(row)
+        if row.seq == self._tried:
+            self._tried = None
+            log.info("message %d, which connections ended on, was answered", row.seq)
         nobody = ack.code == NO_SUBSCRIBER and self._settings.require_subscriber
         if ack.code < 0x80 and not nobody:
             self.delivery.settled(row.seq)
@@ -204,6 +269,7 @@ class Lane:
 
     def _give_up(self, seq: int, reason: str) -> None:
         self.delivery.settled(seq)
+        self._blamed.append(seq)
         self._acks.put(Ack(seq, delivered=False, reason=reason, poison=True))
         self.refused += 1
         log.warning("message %d set aside: %s", seq, reason)
@@ -213,6 +279,13 @@ class Lane:
         kept = [
             f"{self._topics.of(kind)}: {words}, kept and tried again" for kind, words in self.delivery.refused.items()
         ]
+        if self.delivery.behind:
+            seq, first = min(self.delivery.behind.items())
+            more = f" and {len(self.delivery.behind) - 1} more" if len(self.delivery.behind) > 1 else ""
+            kept.append(
+                f"{self._topics.of(first.kind)}: the broker hangs up on message {seq}{more}, which waits behind the"
+                " others (too large for it? or its access list denies the topic and it does not say so)"
+            )
         return kept + [f"{self._topics.at(topic)}: {words}" for topic, words in self.denied.items()]
 
 

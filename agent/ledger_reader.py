@@ -140,7 +140,7 @@ class LedgerReader:
             )
 
     def newest_event(self) -> OutboxRow | None:
-        """The newest event message, sent or not."""
+        """The newest event message, sent or not, but none that was given up."""
         return self._newest(OutboxKind.EVENT)
 
     def newest_thumb(self) -> OutboxRow | None:
@@ -157,7 +157,12 @@ class LedgerReader:
 
     def _newest(self, kind: OutboxKind) -> OutboxRow | None:
         with self._reading() as database:
-            found = outbox.rows(database, f"kind = ? and {NOT_ERASED}", (kind.value,), "order by seq desc limit 1")
+            found = outbox.rows(
+                database,
+                f"kind = ? and quarantined is null and {NOT_ERASED}",
+                (kind.value,),
+                "order by seq desc limit 1",
+            )
         return found[0] if found else None
 
     def sent(self, from_seq: int, to_seq: int, limit: int) -> list[OutboxRow]:

@@ -16,11 +16,7 @@ from paho.mqtt.client import topic_matches_sub
 from agent.answers import Answers
 from agent.backoff import Backoff, Pace
 from agent.clock import Clock, rfc3339
-from agent.connection import (
-    Connection,
-    Incoming,
-    Will,
-)
+from agent.connection import TAKEN_OVER, Connection, Incoming, Will
 from agent.delivery import Delivery, Outbox
 from agent.echo import Echo
 from agent.errors import LinkError, StorageError
@@ -32,10 +28,11 @@ from agent.media import MAX_INCOMING_BYTES, Media
 from agent.messages import StateMessage, to_bytes
 from agent.model import NS_PER_S, OutboxKind
 from agent.notices import Notices
-from agent.reconnect import Reconnect
+from agent.reconnect import DUPLICATE, Reconnect
 from agent.settings import MqttSettings, NodeSettings
 from agent.status import LinkStatus
 from agent.topics import ECHO, META, STATE, THUMB_LAST, Topics
+from agent.twins import Twins
 from agent.ulid import new_ulid
 
 log = logging.getLogger(__name__)
@@ -88,6 +85,7 @@ class Link:
         self._will_delay_s = will_delay_s
         self._client_id = f"{node.site}/{node.id}"
         self._reconnect = Reconnect(self._client_id, jitter, self.beat_ns)
+        self._twins = Twins()
         self._lasts = Lasts()
         pace = Pace(settings.drain_per_s)
         self._events, self._pictures = (
@@ -222,7 +220,9 @@ class Link:
             return min(wait_s, events.pause_ns(now_ns) / NS_PER_S)
         if pictures.has_more and pictures.pause_ns(now_ns):
             wait_s = min(wait_s, pictures.pause_ns(now_ns) / NS_PER_S)
-        wakes = (events.wake_ns(), pictures.wake_ns(), self._echo.wake_ns())
+        wakes = [self._echo.wake_ns()]
+        if self._outbox is not None and self._echo.is_heard:
+            wakes += [self._events.wake_ns(), self._pictures.wake_ns()]
         wake_ns = [each for each in wakes if each is not None]
         if not wake_ns:
             return wait_s
@@ -257,9 +257,8 @@ class Link:
             self._events.states[META] = waiting.pop(META)
         self._events.states.update(waiting)
         self._echo = Echo(self._topics.at(ECHO), self._session, is_needed=connection.protocol != "5")
-        filters = [*self._listen, *(() if self._echo.is_heard else (self._echo.topic,))]
-        if filters:
-            connection.subscribe(*filters, as_published=True)
+        self._twins.begin(self._session)
+        connection.subscribe(self._echo.topic, *self._listen, as_published=True)
         if not connection.can_retain:
             self._events.denied["retained messages"] = "this broker keeps none"
         log.info("connected to %s, MQTT %s, session %s", connection.where, connection.protocol, self._session)
@@ -272,12 +271,14 @@ class Link:
         delivered_some = was_born and self._events.end(connection)
         delivered_some |= self._pictures.delivery.delivered_some
         self._media.end()
+        now_ns = self._clock.boot_ns()
+        self._twins.ended(is_named=connection.closed_by == TAKEN_OVER, now_ns=now_ns)
         self._reconnect.ended(
             connection,
             failure,
-            self._clock.boot_ns(),
+            now_ns,
             delivered_some=delivered_some,
-            has_suspect=self._events.has_suspect,
+            has_twin=was_born and self._twins.are_certain(now_ns),
         )
 
     # -- sending
@@ -290,7 +291,7 @@ class Link:
             self._open_outbox()
             self._answers.fill(connection)
         if connection.room > 0 and self._echo.wants_to_speak(self._clock.boot_ns()):
-            self._events.note(connection.publish(self._echo.topic, self._echo.payload), ECHO)
+            self._events.note(connection.publish(self._echo.topic, self._echo.payload, retain=True), ECHO)
         while connection.room > 0:
             if not self._events.send_state(connection) and (only_states or not self._send_row(connection)):
                 return
@@ -324,6 +325,7 @@ class Link:
 
     def _hear(self, message: Incoming) -> None:
         if self._echo.hear(message.topic, message.payload):
+            self._twins.heard(message.payload, self._clock.boot_ns())
             self._look()
             return
         told = self._listen.get(message.topic)
@@ -396,5 +398,7 @@ class Link:
         if not connected:
             return self._reconnect.failure
         parts = self._events.troubles() + self._pictures.troubles()
+        if self._twins.are_certain(self._clock.boot_ns()):
+            parts.insert(0, f"{DUPLICATE} ({self._reconnect.duplicate_hint})")
         parts += [words for words in (self._media.trouble, self._echo.trouble, self._notices.trouble) if words]
         return "; ".join(parts)

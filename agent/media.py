@@ -103,7 +103,8 @@ class Media:
         return read, write, is_pressing or happened or (sent and not gives_way and not connection.is_backed_up)
 
     def _has_work(self, outbox: Outbox | None) -> bool:
-        if not self._media.is_empty or self._lane.states:
+        # Also to see whether it works again: else health would go on about it until the next picture.
+        if not self._media.is_empty or self._lane.states or self.trouble:
             return True
         return outbox is not None and self._lane.delivery.is_due(outbox, self._clock.boot_ns())
 

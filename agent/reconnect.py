@@ -6,7 +6,6 @@ No clock: the time is given, boot-clock ns.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,32 +18,30 @@ log = logging.getLogger(__name__)
 
 Attempt = Literal["5", "probe", "3.1.1"]
 
-STABLE_S = 30.0
+STABLE_S = 5.0
 """A connection that held so long, or delivered something, makes the next back-off short again."""
 
-TAKEOVERS = 6
-TAKEOVER_WINDOW_S = 60.0
-NAMED_TAKEOVER = 2
-"""A take-over that the broker names counts double: a silent end may also be a network's, or a broker's that died."""
-
 TAKEOVER_PAUSE_S = 180.0
+DUPLICATE = "duplicate-id: another client keeps taking our place"
 SILENT_PROBES = 2
 """Bare CONNECTs of MQTT 5 that a broker left unanswered, in a row, before 3.1.1 is tried unasked."""
 
 
 class Reconnect:
-    """attempt: how to try; next_try_ns: not before this; failure: why there is no connection, in one line."""
+    """attempt: how to try; next_try_ns: not before this; failure: why there is no connection, in one line.
+
+    duplicate_hint: what to look for when another client lives under our name.
+    """
 
     def __init__(self, client_id: str, jitter: Callable[[], float], now_ns: int) -> None:
         self.attempt: Attempt = "5"
         self.next_try_ns = now_ns
         self.failure = ""
-        self._client_id = client_id
+        self.duplicate_hint = f"two nodes are configured as {client_id}, or a card was cloned"
         self._jitter = jitter
         self._backoff = Backoff(jitter)
         self._silent_probes = 0
         self._born_ns: int | None = None
-        self._takeovers_ns: deque[int] = deque(maxlen=TAKEOVERS)
 
     def begun(self, now_ns: int) -> None:
         """A try was begun: at most one a second, whatever happens to it."""
@@ -61,26 +58,20 @@ class Reconnect:
         self.attempt, self._silent_probes = "5", 0
 
     def not_reached(self, failure: LinkError, now_ns: int) -> None:
-        """There was no connection at all: then it was not a twin that ended the last ones."""
-        self._takeovers_ns.clear()
+        """There was no connection at all."""
         self._pause(failure, now_ns, self._backoff.next_s())
 
     def ended(
-        self, connection: Connection, failure: LinkError, now_ns: int, *, delivered_some: bool, has_suspect: bool
+        self, connection: Connection, failure: LinkError, now_ns: int, *, delivered_some: bool, has_twin: bool
     ) -> None:
-        """A connection is over. delivered_some: it was of use; has_suspect: a message may have ended it."""
+        """A connection is over. delivered_some: it was of use; has_twin: another client lives under our name."""
         born_ns, self._born_ns = self._born_ns, None
         if born_ns is not None and (delivered_some or now_ns - born_ns > STABLE_S * NS_PER_S):
             self._backoff.reset()
         if self._choose_attempt(connection, was_born=born_ns is not None):
             self.failure = str(failure)
-        elif born_ns is not None and self._is_duplicate(connection, has_suspect, now_ns):
-            duplicate = LinkError(
-                "stay connected to",
-                connection.where,
-                "duplicate-id: another client keeps taking our place",
-                hint=f"two nodes are configured as {self._client_id}, or a card was cloned",
-            )
+        elif has_twin and (connection.closed_silently or connection.closed_by == TAKEN_OVER):
+            duplicate = LinkError("stay connected to", connection.where, DUPLICATE, hint=self.duplicate_hint)
             self._pause(duplicate, now_ns, TAKEOVER_PAUSE_S * (0.5 + self._jitter()))
         else:
             self._pause(failure, now_ns, self._backoff.next_s())
@@ -113,10 +104,3 @@ class Reconnect:
         self._silent_probes = self._silent_probes + 1 if connection.is_unanswered else 0
         self.attempt = "3.1.1" if self._silent_probes >= SILENT_PROBES else "5"
         return connection.refusal is not None
-
-    def _is_duplicate(self, connection: Connection, has_suspect: bool, now_ns: int) -> bool:
-        """Whether connections end as they do when two clients have one id: by name, or idle and without a word."""
-        if connection.closed_by == TAKEN_OVER or (connection.closed_silently and not has_suspect):
-            self._takeovers_ns.extend([now_ns] * (NAMED_TAKEOVER if connection.closed_by == TAKEN_OVER else 1))
-        oldest_ns = self._takeovers_ns[0] if len(self._takeovers_ns) == TAKEOVERS else None
-        return oldest_ns is not None and now_ns - oldest_ns <= TAKEOVER_WINDOW_S * NS_PER_S

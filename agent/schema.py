@@ -86,7 +86,8 @@ CHANNELS: tuple[Channel, ...] = (
     Channel("update", "Which version runs, which is to be had, what became of the last update.", retained=True),
     Channel(
         "echo",
-        "Tests of a connection: its id under MQTT 3.1.1, heard by the node too; `answer` before a suspected message.",
+        "A connection's id, retained and heard by the node itself: a clone shows there. `answer` before a suspect.",
+        retained=True,
         payload="text",
     ),
     Channel("live", "Pictures under a lease; they expire after 2 s.", qos=0, payload="jpeg"),

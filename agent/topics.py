@@ -49,7 +49,7 @@ CONFIG_DESIRED = "config/desired"
 CONFIG_REPORTED = "config/reported"
 UPDATE = "update"
 ECHO = "echo"
-"""Said and heard by the node itself, once per connection, where a broker does not tell what it denies."""
+"""Said and heard by the node itself, once per connection: who else speaks there has our name."""
 
 
 def split(topic: str, root: str) -> tuple[str, str, str] | None:

@@ -23,8 +23,8 @@ FLOORS: dict[str, int] = {
             "motion events still strip annotate recorder ledger ledger_reader outbox ring retime recovery"
             " verification"
             " errands answers posting jobs archive live pictures mail uploads configuration desired operators"
-            " connection media lane delivery lasts suspicion reconnect notices keeper announcer trial commissioning"
-            " verbs packages updates rollout view viewing",
+            " connection media lane delivery lasts suspicion reconnect twins notices keeper announcer trial"
+            " commissioning verbs packages updates rollout view viewing",
             "vision storage link commands health cameras",
             "node cli __main__",
         )

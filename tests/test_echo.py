@@ -73,5 +73,8 @@ def test_an_echo_that_did_not_come_is_asked_for_again_after_a_minute() -> None:
     assert echo.trouble == ""
 
 
-def test_under_version_5_nothing_is_said() -> None:
-    assert not Echo("b/echo", "s", is_needed=False).wants_to_speak(0)
+def test_under_version_5_it_is_said_once_and_nothing_waits_for_it() -> None:
+    echo = Echo("b/echo", "s", is_needed=False)
+    assert echo.is_heard
+    assert [echo.wants_to_speak(each * NS_PER_S) for each in (0, 1, 600)] == [True, False, False]
+    assert echo.trouble == ""

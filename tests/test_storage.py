@@ -70,6 +70,7 @@ def test_poisoned_row_leaves_the_queue_and_a_loss_record_names_it(rig: Rig) -> N
     due = rig.reader.due(0, 10)
     assert [(row.seq, row.kind) for row in due] == [(1, OutboxKind.EVENT), (3, OutboxKind.LOSS)]
     assert '"from_seq":2,"to_seq":2,"kind":"thumb"' in due[1].body
+    assert rig.reader.newest_thumb() is None, "else it would be said again on each connection"
     assert not all_true(rig.directory)
 
 
