@@ -111,8 +111,11 @@ def read_fleet(tree: Mapping[str, Any], origin: object) -> Fleet:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
+        # A missing one has its section for input, which says nothing.
+        given = "" if problem["type"] == "missing" or not where else f" = {str(problem['input'])[:80]!r}"
+        words = problem["msg"].removeprefix("Value error, ")
         raise ConfigError(
-            "read", origin, f"{where}: {problem['msg']}", hint="see config/fleet.example.toml"
+            "read", origin, f"{where}{given}: {words}".lstrip(": "), hint="see config/fleet.example.toml"
         ) from None
     for node in fleet.nodes:
         try:

@@ -102,6 +102,21 @@ def revocations(ca: Issued, serials: Sequence[int], now: dt.datetime) -> bytes:
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
+def is_whole(issued: Issued) -> bool:
+    """Whether certificate and key can be read, and belong to each other."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    try:
+        certified = x509.load_pem_x509_certificate(issued.certificate).public_key()
+        held = load_pem_private_key(issued.key, None).public_key()
+    except (ValueError, TypeError):
+        return False
+    # As bytes: keys themselves compare from cryptography 40 on.
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return certified.public_bytes(*form) == held.public_bytes(*form)
+
+
 def hosts_of(certificate: bytes) -> list[str]:
     """The names and addresses that a server's certificate is for."""
     from cryptography import x509

@@ -196,6 +196,19 @@ def test_a_directory_of_another_site_or_without_its_ca_is_not_touched(tmp_path: 
     assert main(["provision", str(fleet), "--out", str(out)]) == 1
 
 
+@pytest.mark.parametrize("name", ["site/ca.key", "nodes/cua-chinh/certificate.pem", "nodes/cua-chinh/serial"])
+def test_a_damaged_file_is_named_and_nothing_is_made_from_it(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet, out = fleet_file(tmp_path), tmp_path / "out"
+    provision(fleet, out)
+    (out / name).write_text("zz")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert main(["provision", str(fleet), "--out", str(out)]) == 78
+    assert Path(name).stem in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_a_password_line_is_kept_while_the_password_is() -> None:
     line = make.password_line("dashboard", "word")
     assert make.password_line("dashboard", "word", line) == line

@@ -6,10 +6,11 @@ import argparse
 import gc
 import importlib
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -37,7 +38,7 @@ EXIT_CODES = """exit codes:
   0    done (run: stopped by SIGTERM or SIGINT)
   1    a fault, or a check that failed; one line on standard error says which
   2    the command line itself is wrong
-  78   the settings are wrong; starting again will not help
+  78   the settings, or a file or value given, are wrong; starting again will not help
   130  interrupted (Ctrl-C)
 """
 
@@ -73,13 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             # `camera-agent clips list | head`: the reader left. Keep the interpreter's last flush from failing too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
-        words = shortage(error)
+        words = shortage(error) or absent_extra(error)
         if not words:
             raise
         print(f"camera-agent: {words}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+EXTRAS = {"cv2": "opencv", "cryptography": "provision", "segno": "provision"}
+"""Modules that come with an extra of the package -> its name; a command asks for them when it needs them."""
+
+
+def absent_extra(error: BaseException) -> str:
+    """In words, for a module of an extra that is not installed; empty for anything else."""
+    module = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if module not in EXTRAS:
+        return ""
+    return f"load {module}: it is not installed here (pip install 'camera-agent[{EXTRAS[module]}]')"
 
 
 def _parser(first: str) -> argparse.ArgumentParser:
@@ -119,6 +132,33 @@ def refuse_streams(video: str, command: str) -> None:
         raise ConfigError(command, redacted(video), "not a recording", hint="run takes streams and devices")
 
 
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """For an option's type=: a number within these bounds. nan and inf are none."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most or math.isinf(value):
+            upwards = "upwards" if math.isinf(most) else f"to {most:g}"
+            raise argparse.ArgumentTypeError(f"{text} should be from {least:g} {upwards}")
+        return value
+
+    read.__name__ = "number"
+    return read
+
+
+def count(least: int) -> Callable[[str], int]:
+    """As number(), for whole numbers."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} should be {least} or more")
+        return value
+
+    read.__name__ = "whole number"
+    return read
+
+
 def start_logging(settings: Settings) -> None:
     """Log to standard error; under systemd without times, since the journal has its own."""
     in_journal = "JOURNAL_STREAM" in os.environ
@@ -130,4 +170,14 @@ def start_logging(settings: Settings) -> None:
     )
 
 
-__all__ = ["COMMANDS", "ConfigError", "add_config", "load_settings", "main", "refuse_streams", "start_logging"]
+__all__ = [
+    "COMMANDS",
+    "ConfigError",
+    "add_config",
+    "count",
+    "load_settings",
+    "main",
+    "number",
+    "refuse_streams",
+    "start_logging",
+]

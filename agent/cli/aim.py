@@ -14,7 +14,7 @@ from agent import __version__, thumbnail
 from agent import commissioning as record
 from agent.access import COMMISSIONING
 from agent.cameras.open import open_camera
-from agent.cli import add_config
+from agent.cli import add_config, count, number
 from agent.cli.check import check_broker, check_clock, check_disk, client_id
 from agent.cli.chosen import settings_in_force
 from agent.clock import SystemClock, rfc3339
@@ -38,13 +38,15 @@ ANSWER_LIMIT_S = 15.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=True)
-    parser.add_argument("--walk", type=int, default=0, metavar="N", help="count N walks; each must become one event")
+    parser.add_argument(
+        "--walk", type=count(1), default=0, metavar="N", help="count N walks; each must become one event"
+    )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=number(1),
         default=15,
         metavar="S",
-        help="look for so long, default 15; walks: at most 60 s each",
+        help="look for S seconds, default 15; walks: at most 60 s each",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: commissioning/ beside the clips")
     parser.add_argument("--no-publish", action="store_true", help="keep the record here only")

@@ -19,10 +19,10 @@ from zoneinfo import ZoneInfo
 
 from tqdm import tqdm
 
-from agent.cli import add_config, load_settings
+from agent.cli import add_config, count, load_settings
 from agent.clock import Now, SystemClock, read, rfc3339
 from agent.disk import Disk
-from agent.errors import StorageError
+from agent.errors import ConfigError, StorageError
 from agent.ledger import ClipRow, Ledger, LedgerReader
 from agent.ledger_file import CLIPS_NAME, LEDGER_NAME
 from agent.model import NS_PER_S
@@ -50,8 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.set_defaults(act=_show)
 
     export = commands.add_parser("export", help="copy clips and their events' pictures to a directory")
-    export.add_argument("id", metavar="ID", nargs="?", help="the clip's id or the beginning of it")
-    export.add_argument("--all", action="store_true", help="all clips (of the time given)")
+    which = export.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", metavar="ID", nargs="?", help="the clip's id or the beginning of it")
+    which.add_argument("--all", action="store_true", help="all clips (of the time given)")
     export.add_argument("--out", type=Path, metavar="DIR", required=True, help="where to; made if missing")
     export.add_argument("--from", dest="since", metavar="TIME", help="only clips that end after: 2026-11-22[THH:MM]")
     export.add_argument("--to", dest="until", metavar="TIME", help="only clips that start before")
@@ -66,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     audit = commands.add_parser(
         "commands", help="what was asked of this node over MQTT, done or refused, oldest first"
     )
-    audit.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N (default: 50)")
+    audit.add_argument("--limit", type=count(1), default=50, metavar="N", help="the newest N (default: 50)")
     _add_place(audit)
     audit.set_defaults(act=_commands)
 
@@ -139,9 +140,11 @@ class _Place:
         try:
             moment = dt.datetime.fromisoformat(text)
         except ValueError as error:
-            raise StorageError(
+            raise ConfigError(
                 "read", f"time {text!r}", "not a date or time", hint="2026-11-22 or 2026-11-22T08:30"
             ) from error
+        if not 1970 < moment.year < 9999:  # the clock's own bounds; at datetime's a time zone leads beyond
+            raise ConfigError("read", f"time {text!r}", "no year of this program's", hint="1971 to 9998")
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=self.zone) if self.zone is not None else moment.astimezone()
         return round(moment.timestamp()) * NS_PER_S
@@ -229,7 +232,7 @@ def _show(place: _Place, args: argparse.Namespace) -> int:
 
 
 def _commands(place: _Place, args: argparse.Namespace) -> int:
-    for row in place.ledger.commands(max(1, args.limit)):
+    for row in place.ledger.commands(args.limit):
         who = row.client or "?"
         words = f"{place.local(row.wall_ns):%Y-%m-%d %H:%M:%S}  {row.code:<14} {row.verb} of {who}  {row.detail}"
         print("".join(char if char.isprintable() else "?" for char in words).rstrip())
@@ -237,10 +240,6 @@ def _commands(place: _Place, args: argparse.Namespace) -> int:
 
 
 def _export(place: _Place, args: argparse.Namespace) -> int:
-    if (args.id is None) == (not args.all):
-        raise StorageError(
-            "export", "clips", "give either one ID or --all", hint="see camera-agent clips export --help"
-        )
     since, until = place.moment(args.since), place.moment(args.until)
     chosen = [
         clip
@@ -250,7 +249,10 @@ def _export(place: _Place, args: argparse.Namespace) -> int:
         and (until is None or clip.start_wall_ns < until)
     ]
     disk = Disk()
-    disk.make_directory(args.out)
+    try:
+        disk.make_directory(args.out)
+    except StorageError as error:
+        raise ConfigError("use", f"--out {args.out}", error.cause, hint="a directory that may be written") from error
     pictures = 0
     for clip in _progress(chosen, "clip"):
         stem = f"{place.local(clip.start_wall_ns):%Y-%m-%d_%H-%M-%S}_{clip.id[-6:]}"

@@ -15,7 +15,7 @@ from typing import Any
 import tomlkit
 
 from agent.cameras.open import open_source
-from agent.cli import load_settings
+from agent.cli import load_settings, number
 from agent.cli.chosen import read_state
 from agent.cli.local_broker import LocalBroker
 from agent.cli.watch import FEEDS, Watcher, watch
@@ -34,7 +34,7 @@ LAST_WORDS_S = 1.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="a video file instead of the fake camera")
-    parser.add_argument("--seconds", type=float, metavar="N", help="end after so long (default: at Ctrl-C)")
+    parser.add_argument("--seconds", type=number(1), metavar="N", help="end after so long (default: at Ctrl-C)")
     parser.add_argument("--scene", default="office", help="scene of the fake camera (default: office)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="where things go (default: demo-output)"

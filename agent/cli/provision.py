@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from agent import provisioning as make
 from agent.disk import Disk
-from agent.errors import CommandError, ConfigError
+from agent.errors import CommandError, ConfigError, StorageError
 from agent.provisioning import Fleet, NodePart
-from agent.site_ca import Issued, hosts_of, issue, new_ca, revocations
+from agent.site_ca import Issued, hosts_of, is_whole, issue, new_ca, revocations
 
 HELP = "make every node's card, certificate and sheet, and the broker's files, from one fleet file"
 
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for name in (args.replace, args.revoke):
         if name is not None and name not in known:
             raise ConfigError("find", f"node {name}", f"not in {args.fleet}", hint="nodes: " + ", ".join(known))
+    if args.replace is not None and args.replace == args.revoke:
+        raise ConfigError("use", f"--replace and --revoke {args.replace}", "both at once", hint="one of them")
     if args.new_password is not None and args.new_password not in [each.id for each in fleet.consumers]:
         raise ConfigError("find", f"consumer {args.new_password}", f"not in {args.fleet}")
     work = Provision(fleet, args.fleet, args.out, args.bundle)
@@ -82,8 +84,12 @@ class Provision:
         self.changes: list[str] = []
 
     def run(self, *, replace: str | None, revoke: str | None, new_password: str | None) -> None:
-        self._disk.make_directory(self._out)
-        self._out.chmod(0o700)
+        try:
+            self._disk.make_directory(self._out)
+            self._out.chmod(0o700)
+        except (StorageError, OSError) as error:
+            words = error.cause if isinstance(error, StorageError) else error
+            raise ConfigError("use", f"--out {self._out}", words, hint="a directory that may be written") from error
         self._load_state()
         ca = self._ca()
         known = {node.id for node in self._fleet.nodes}
@@ -141,7 +147,7 @@ class Provision:
         path = self._out / "nodes" / node
         serial = path / "serial"
         if serial.exists():
-            number = int(serial.read_text(), 16)
+            number = serial_in(serial)
             if number not in self._revoked:
                 self._revoked.append(number)
             self._save_state()
@@ -173,7 +179,11 @@ class Provision:
         paths = [self._out / name for name in names]
         if not all(path.exists() for path in paths):
             return None
-        return Issued(paths[0].read_bytes(), paths[1].read_bytes(), int(paths[2].read_text(), 16))
+        kept = Issued(paths[0].read_bytes(), paths[1].read_bytes(), serial_in(paths[2]))
+        if not is_whole(kept):
+            words = "certificate or key is damaged"
+            raise ConfigError("read", paths[0].with_suffix(".*"), words, hint="restore them from a backup")
+        return kept
 
     def _ca(self) -> Issued:
         names = ("site/ca.crt", "site/ca.key", "site/ca.serial")
@@ -275,6 +285,13 @@ class Provision:
                 self.changes.append(f"{consumer.id}: new password in {path}")
             lines.append(make.password_line(consumer.id, path.read_text().strip(), before.get(consumer.id, "")))
         self._write("broker/passwords", "".join(f"{line}\n" for line in lines).encode(), mode=SECRET_MODE)
+
+
+def serial_in(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"), 16)
+    except (OSError, ValueError) as error:
+        raise ConfigError("read", path, error, hint="restore it from a backup: it names a certificate") from error
 
 
 def _shared(name: str) -> Path:

@@ -9,9 +9,13 @@ import secrets
 import time
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from agent.cli import count, number
 from agent.cli.watch import add_broker, broker_of, watch
 from agent.errors import ConfigError
 from agent.release import version_of
+from agent.requests import Request
 from agent.rollout import Plan, Rollout, Sign, plain
 from agent.topics import VERSION
 
@@ -26,23 +30,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--stages", default="5,25,100", metavar="LIST", help="percent of the nodes, one after the other; 5,25,100"
     )
     parser.add_argument(
-        "--max-failed", type=float, default=0, metavar="N", help="go on although N %% of a stage failed; default 0"
+        "--max-failed",
+        type=number(0, 100),
+        default=0,
+        metavar="N",
+        help="go on although N %% of a stage failed; default 0",
     )
-    parser.add_argument("--at-once", type=int, default=20, metavar="N", help="nodes under way together, default 20")
-    parser.add_argument("--patience", type=float, default=1800, metavar="S", help="for each node, default 1800")
+    parser.add_argument(
+        "--at-once", type=count(1), default=20, metavar="N", help="nodes under way together, default 20"
+    )
+    parser.add_argument(
+        "--patience", type=number(1), default=1800, metavar="S", help="seconds for each node, default 1800"
+    )
     parser.add_argument("--key", type=Path, metavar="FILE", help="operator's Ed25519 key in PEM: sign the commands")
     parser.add_argument("--client", default="rollout", help="who asks, as the answers' topic names it")
 
 
 def run(args: argparse.Namespace) -> int:
     version_of(args.version)
+    check_words(args.url, args.client)
     settings = broker_of(args, "site")
     plan = Plan(
         args.version,
         args.url,
         stages_of(args.stages),
         max_failed_percent=args.max_failed,
-        at_once=max(1, args.at_once),
+        at_once=args.at_once,
         patience_s=args.patience,
     )
     sign = plain if args.key is None else signer(args.key)
@@ -52,6 +65,17 @@ def run(args: argparse.Namespace) -> int:
     filters = [f"{settings.root}/v{VERSION}/{args.site}/{rest}" for rest in rollout.filters]
     watch(settings, filters, rollout, is_over=lambda: rollout.over is not None)
     return 0 if rollout.over else 1
+
+
+def check_words(url: str, client: str) -> None:
+    """What every node would refuse is refused here, before anybody is asked. Raises ConfigError."""
+    if not url.startswith(("https://", "http://")):
+        raise ConfigError("read", "URL", f"{url!r}", hint="such as https://packages.example.org/NAME.package")
+    try:
+        Request(id="check", client=client, args={})
+    except ValidationError as error:
+        words = error.errors(include_url=False)[0]["msg"]
+        raise ConfigError("read", "--client", f"{client!r}: {words}", hint="such as rollout") from None
 
 
 def stages_of(text: str) -> list[float]:

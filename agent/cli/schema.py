@@ -10,10 +10,15 @@ HELP = "print the JSON Schemas of the MQTT payloads, or the AsyncAPI 3 document"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("topic", nargs="?", choices=sorted(json_schemas()), help="only the payload of this topic")
-    parser.add_argument(
-        "--asyncapi", action="store_true", help="the whole contract as one AsyncAPI 3 document (JSON)"
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "topic",
+        nargs="?",
+        metavar="TOPIC",
+        choices=sorted(json_schemas()),
+        help="only the payload of this topic, such as event, cmd/snapshot, config/desired",
     )
+    what.add_argument("--asyncapi", action="store_true", help="the whole contract as one AsyncAPI 3 document (JSON)")
 
 
 def run(args: argparse.Namespace) -> int:

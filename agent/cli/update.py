@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from agent.cli import add_config, load_settings
+from agent.cli import add_config, load_settings, number
 from agent.disk import Disk
 from agent.errors import AgentError, CommandError, ConfigError
 from agent.release import MAX_PAYLOAD_BYTES, PIECE_BYTES, About, admit, check_member, is_due
@@ -48,15 +48,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--again", action="store_true", help="try a version also after it failed its trial")
     parser.add_argument("--older", action="store_true", help="allow a version older than the trusted one")
-    parser.add_argument("--percent", type=float, metavar="N", help="only if this node is among N %% (needs --config)")
-    parser.add_argument("--stable", type=float, default=STABLE_S, metavar="S", help="so long well, default 20")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="within so long, default 180")
+    parser.add_argument(
+        "--percent", type=number(0, 100), metavar="N", help="only if this node is among N %% (needs --config)"
+    )
+    parser.add_argument(
+        "--stable", type=number(0), default=STABLE_S, metavar="S", help="kept when it was well for S s, default 20"
+    )
+    parser.add_argument(
+        "--limit", type=number(1), default=LIMIT_S, metavar="S", help="and that within S s, default 180"
+    )
     parser.add_argument("--base", type=Path, default=BASE, help=argparse.SUPPRESS)
     parser.add_argument("--keys", type=Path, default=KEYS, help=argparse.SUPPRESS)
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.percent is not None and args.config is None:
+        raise ConfigError("read", "--percent", "it has to know which node this is", hint="add --config FILE")
     releases = Releases(Disk(), args.base)
     if args.list:
         return show(releases, args.base)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.backoff import Backoff
-from agent.cli import load_settings
+from agent.cli import count, load_settings, number
 from agent.cli.repair import Repairs
 from agent.clock import SystemClock
 from agent.connection import UNSUPPORTED_VERSION, Connection, Incoming, Protocol
@@ -57,7 +57,7 @@ class Listener(typing.Protocol):
 def add_broker(parser: argparse.ArgumentParser) -> None:
     """The options of a program that speaks to a broker for people."""
     parser.add_argument("--host", default="localhost", help="the broker (default: localhost)")
-    parser.add_argument("--port", type=int, help="its port (default: 1883, with --tls 8883)")
+    parser.add_argument("--port", type=count(1), help="its port (default: 1883, with --tls 8883)")
     parser.add_argument("--username", default="", help="user name; its password comes from --password-file")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="a file whose first line is the password")
     parser.add_argument("--tls", action="store_true", help="use TLS and check the broker's certificate")
@@ -69,7 +69,7 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
 def configure(parser: argparse.ArgumentParser) -> None:
     add_broker(parser)
     parser.add_argument("--node", default="+", help="only this node (default: all)")
-    parser.add_argument("--seconds", type=float, metavar="N", help="end after so long (default: at Ctrl-C)")
+    parser.add_argument("--seconds", type=number(0.1), metavar="N", help="end after so long (default: at Ctrl-C)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="save each picture there as JPEG")
     parser.add_argument("--no-repair", action="store_true", help="do not ask nodes for messages that are missing")
     parser.add_argument("--json", action="store_true", help="one JSON object per line, all messages")
