@@ -343,9 +343,13 @@ def machine() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--events", type=int, default=60, help="events for the latency figures (default: 60)")
+    parser.add_argument(
+        "--events", type=int, default=60, metavar="N", help="events for the latency figures (default: 60)"
+    )
     parser.add_argument("--listen", type=int, metavar="PORT", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.events < 1:
+        parser.error(f"--events {args.events}: at least 1")
     if args.listen:
         return listen(args.listen, args.events)
     print(f"machine: {machine()}")

@@ -333,8 +333,8 @@ def main() -> int:
             clips = [clip for clip in clips_of(manifest) if _is_wanted(clip["name"], args.clips)]
             if not clips:
                 raise ValueError(f"no clip with {' or '.join(args.clips) or 'a name'} in it")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            parser.error(f"{manifest}: {error!r}")
+        except (OSError, ValueError) as error:
+            parser.error(f"{manifest}: {getattr(error, 'strerror', None) or error}")
         try:
             compare(manifest.parent, clips, args)
         except CameraError as error:
@@ -344,8 +344,11 @@ def main() -> int:
 
 
 def clips_of(manifest: Path) -> list[dict[str, Any]]:
-    """Raises OSError, ValueError, KeyError, TypeError."""
-    clips: list[dict[str, Any]] = json.loads(manifest.read_text(encoding="utf-8"))["clips"]
+    """Raises OSError, ValueError."""
+    whole = json.loads(manifest.read_text(encoding="utf-8"))
+    clips = whole.get("clips") if isinstance(whole, dict) else None
+    if not isinstance(clips, list) or not all(isinstance(clip, dict) for clip in clips):
+        raise ValueError("it has no list of clips")
     for clip in clips:
         if lacking := {"name", "file", "fps", "frames", "events", "quiet"} - clip.keys():
             raise ValueError(f"clip {clip.get('name', clip)} lacks {', '.join(sorted(lacking))}")

@@ -48,6 +48,7 @@ def test_without_recordings_it_says_why_and_what_to_do(
     [
         (None, [], "manifest.json"),
         ("{", [], "manifest.json"),
+        ("[]", [], "no list of clips"),
         ('{"clips": [{"name": "gió"}]}', [], "clip gió lacks events, file, fps"),
         ('{"clips": []}', ["room"], "no clip with room"),
         ('{"clips": []}', ["--runs", "0"], "--runs 0"),
