@@ -20,7 +20,8 @@ from link_fixtures import BASE, EPOCH, TIME, Desk, MemoryOutbox, ulid
 from link_fixtures import META as PLAIN_META
 
 from agent.cli import main
-from agent.cli.watch import Watcher
+from agent.cli.repair import PATIENCE_S
+from agent.cli.watch import CATCH_UP_S, Watcher
 from agent.clock import SystemClock
 from agent.connection import Incoming
 from agent.handoffs import Status
@@ -33,6 +34,7 @@ from agent.messages import (
     thumb_properties,
     to_bytes,
 )
+from agent.model import NS_PER_S
 from agent.outbox import stamped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,7 @@ class Screen:
 
     def __init__(self, save: Path | None = None, as_json: bool = False) -> None:
         self.lines: list[str] = []
+        self.now_s = 0.0
         self.outbox = MemoryOutbox(SystemClock())
         self.watcher = Watcher(self.lines.append, root="edgecam", save=save, as_json=as_json)
 
@@ -55,14 +58,20 @@ class Screen:
     ) -> None:
         self.watcher.take(Incoming(f"{BASE}/{feed}", payload, retained, properties or {}))
 
-    def show_rows(self, *seqs: int) -> None:
+    def show_rows(self, *seqs: int, late_s: float = 0.0) -> None:
         for seq in seqs:
             row = self.outbox.rows[seq - 1]
             if row.blob is not None:
                 self.show(row.kind.value, row.blob, thumb_properties(row).model_dump())
             else:
-                payload = message_bytes(row, site="ward-12", node="entrance", epoch=EPOCH, now_wall_ns=row.wall_ns)
+                now_ns = row.wall_ns + round(late_s * NS_PER_S)
+                payload = message_bytes(row, site="ward-12", node="entrance", epoch=EPOCH, now_wall_ns=now_ns)
                 self.show(row.kind.value, payload)
+
+    def wait(self, seconds: float) -> None:
+        self.watcher.questions(self.now_s)
+        self.now_s += seconds
+        self.watcher.questions(self.now_s)
 
     def show_head(self, seq: int) -> None:
         health = HealthMessage(
@@ -97,7 +106,8 @@ def test_a_gap_is_said_and_so_is_its_end() -> None:
     for number in range(1, 8):
         screen.outbox.event(number)
     screen.show_rows(1, 2, 5)
-    assert "missing 3..4" in screen.lines[-2]
+    screen.wait(PATIENCE_S)
+    assert "missing 3..4" in screen.lines[-1]
     screen.show_rows(3)
     assert any("3 came after all, still missing 4" in line for line in screen.lines)
     screen.show_rows(4)
@@ -122,9 +132,35 @@ def test_a_gap_at_the_tail_is_seen_from_health() -> None:
     screen.outbox.event(1)
     screen.show_rows(1)
     screen.show_head(3)
+    screen.wait(PATIENCE_S)
     assert not any("missing" in line for line in screen.lines), "it may be on its way"
     screen.show_head(3)
+    screen.wait(PATIENCE_S)
     assert "missing 2..3" in screen.lines[-1]
+
+
+def test_pictures_that_come_after_their_events_in_a_backlog_are_not_called_missing() -> None:
+    screen = Screen()
+    for number in range(1, 9):
+        screen.outbox.event(number, thumb=JPEG)
+    screen.show_rows(*range(1, 17, 2), late_s=3600)
+    for seq in range(2, 17, 2):
+        screen.wait(CATCH_UP_S - 0.1)
+        screen.show_rows(seq)
+    screen.wait(2 * CATCH_UP_S)
+    assert not any("missing" in line or "after all" in line for line in screen.lines)
+
+
+def test_pictures_of_a_backlog_that_do_not_come_are_missing_a_little_later() -> None:
+    screen = Screen()
+    for number in (1, 2, 3):
+        screen.outbox.event(number, thumb=JPEG)
+    screen.show_rows(1, 3, 5, 2, late_s=3600)
+    screen.wait(CATCH_UP_S)
+    screen.wait(PATIENCE_S)
+    assert any("missing 4" in line for line in screen.lines)
+    screen.show_rows(4)
+    assert any("4 came after all" in line for line in screen.lines)
 
 
 def test_pictures_are_saved_under_their_event(tmp_path: Path) -> None:
@@ -179,6 +215,7 @@ def test_json_lines_hold_whole_messages() -> None:
     screen.outbox.event(2)
     screen.outbox.event(3)
     screen.show_rows(1, 2, 4)
+    screen.wait(PATIENCE_S)
     screen.show("motion", b"ON", retained=True)
     lines = [json.loads(line) for line in screen.lines]
     assert [line["type"] for line in lines] == ["event", "thumb", "event", "gap", "motion"]

@@ -10,7 +10,7 @@ import sys
 import time
 import typing
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from agent.backoff import Backoff
 from agent.cli import count, load_settings, number
-from agent.cli.repair import Repairs
+from agent.cli.repair import PATIENCE_S, Repairs
 from agent.clock import SystemClock
 from agent.connection import UNSUPPORTED_VERSION, Connection, Incoming, Protocol
 from agent.errors import ConfigError, LinkError
@@ -42,6 +42,8 @@ from agent.topics import CLIP, EVENT, HEALTH, LOSS, META, MOTION, RSP, STATE, TH
 HELP = "show events, pictures and clips as they arrive at a broker"
 FEEDS = (STATE, META, HEALTH, MOTION, EVENT, THUMB, CLIP, LOSS)
 MAX_JSON_BYTES = 1 << 20
+CATCH_UP_S = 5.0
+"""A node that sent something late, or a missing number, will send more of both: so long its gaps are waited for."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -195,6 +197,10 @@ class Watcher:
         self._metas: dict[tuple[str, str], MetaMessage] = {}
         self._gaps: dict[tuple[str, str, str], Gaps] = {}
         self._heads: dict[tuple[str, str, str], int] = {}
+        self._catches_up: set[tuple[str, str, str]] = set()
+        self._caught_up_s: dict[tuple[str, str, str], float] = {}
+        self._seen_s: dict[tuple[str, str, str], dict[int, float]] = {}
+        self._told_to: dict[tuple[str, str, str], int] = {}
         self._states: dict[tuple[str, str], str] = {}
 
     def say(self, words: str) -> None:
@@ -256,22 +262,42 @@ class Watcher:
             self._emit(key, feed, message, json.loads(message.payload))
         if isinstance(value, Envelope) and not message.retained:
             self._count(key, value.epoch, value.seq)
+            if value.late:
+                self._catches_up.add((*key, value.epoch))
         show(key, value)
 
     # -- repair
 
     def questions(self, now_s: float) -> list[tuple[str, bytes]]:
-        """What to ask which node for now: (topic, payload)."""
-        if self._repairs is None:
-            return []
+        """Say what is missing; what to ask which node for now: (topic, payload)."""
         found = []
-        for site, node, epoch in self._newest_epochs():
-            missing = self._gaps[(site, node, epoch)].missing
+        for stream in self._newest_epochs():
+            if stream in self._catches_up:
+                self._catches_up.discard(stream)
+                self._caught_up_s[stream] = now_s + CATCH_UP_S
+            missing = self._gaps[stream].missing
+            if now_s < self._caught_up_s.get(stream, 0.0):
+                continue
+            self._tell_missing(stream, missing, now_s)
+            if self._repairs is None:
+                continue
+            site, node, _ = stream
             for topic, payload in self._repairs.questions((site, node), missing, now_s):
                 args = json.loads(payload)["args"]
                 self._line((site, node), "", f"asking the node for {Gap(args['from_seq'], args['to_seq'])}")
                 found.append((topic, payload))
         return found
+
+    def _tell_missing(self, stream: tuple[str, str, str], missing: Sequence[Gap], now_s: float) -> None:
+        """Each gap once, when it is not only in flight."""
+        seen_s = {gap.first: self._seen_s.get(stream, {}).get(gap.first, now_s) for gap in missing}
+        self._seen_s[stream] = seen_s
+        for gap in missing:
+            if gap.first > self._told_to.get(stream, 0):
+                if now_s - seen_s[gap.first] < PATIENCE_S:
+                    return
+                self._told_to[stream] = gap.last
+                self._gap(stream[:2], stream[2], f"missing {gap} (lost by the broker, or still in flight)")
 
     def _newest_epochs(self) -> list[tuple[str, str, str]]:
         """Of an earlier epoch a node has nothing any more."""
@@ -311,9 +337,7 @@ class Watcher:
         stream = (*key, health.head.epoch)
         gaps = self._gaps.get(stream)
         if gaps is not None and self._heads.get(stream, 0) > gaps.head:
-            gap = gaps.exists(self._heads[stream])
-            if gap is not None:
-                self._gap(key, health.head.epoch, f"missing {gap} (in flight, or lost by the broker)")
+            gaps.exists(self._heads[stream])
         self._heads[stream] = health.head.seq
 
     def _event(self, key: tuple[str, str], event: EventMessage) -> None:
@@ -377,11 +401,10 @@ class Watcher:
 
     def _count(self, key: tuple[str, str], epoch: str, seq: int) -> None:
         gaps = self._account(key, epoch)
-        before = gaps.head
-        seen = gaps.saw(seq)
-        if seen is Seen.NEW and before and seq > before + 1:
-            self._gap(key, epoch, f"missing {gaps.missing[-1]} (in flight, or lost by the broker)")
-        elif seen is Seen.FILLS:
+        if gaps.saw(seq) is not Seen.FILLS:
+            return
+        self._catches_up.add((*key, epoch))
+        if seq <= self._told_to.get((*key, epoch), 0):
             left = ", ".join(str(gap) for gap in gaps.missing)
             self._gap(key, epoch, f"{seq} came after all" + (f", still missing {left}" if left else ""))
 
