@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 Attempt = Literal["5", "probe", "3.1.1"]
 
-STABLE_S = 5.0
+STABLE_S = 2.0
 """A connection that held so long, or delivered something, makes the next back-off short again."""
 
 TAKEOVER_PAUSE_S = 180.0

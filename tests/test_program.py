@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import DEADLINE_S, Mosquitto, Received, Subscriber, requires_mosquitto, until
+from broker import (
+    DEADLINE_S,
+    Mosquitto,
+    Received,
+    Subscriber,
+    fake_broker,
+    read_packet,
+    requires_mosquitto,
+    until,
+)
 from program import Program, camera_agent, write_recording, write_settings
 
+from agent.cli import load_settings
+from agent.cli.check import check_broker
 from agent.ledger_reader import LedgerReader
 from agent.messages import JSON_PAYLOADS
 from agent.topics import split
@@ -217,6 +228,21 @@ def test_help_and_version_are_given(args: list[str]) -> None:
     assert result.returncode == 0
     assert "camera-agent" in result.stdout
     assert result.stderr == ""
+
+
+def test_check_says_what_is_likely_where_a_broker_hangs_up_on_its_word(tmp_path: Path) -> None:
+    def serve(sock: socket.socket, _: int) -> None:
+        """As RabbitMQ does where the permission is missing."""
+        read_packet(sock)
+        sock.sendall(b"\x20\x03\x00\x00\x00")
+        read_packet(sock)
+
+    with fake_broker(serve) as port:
+        finding = check_broker(load_settings(write_settings(tmp_path, port)))
+    assert not finding.passed
+    assert f"127.0.0.1:{port} closed the connection" in finding.words
+    assert finding.words.endswith("edgecam/v1/ward-12/door/check")
+    assert "permission" in finding.hint
 
 
 def test_check_passes_where_all_is_well_and_names_what_is_not(tmp_path: Path, broker: Mosquitto) -> None:

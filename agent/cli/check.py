@@ -35,6 +35,10 @@ SYNC_ROUNDS = 5
 SLOW_SYNC_S = 1.0
 REFUSED = 0x80
 """MQTT 5 reason codes from here on are failures."""
+SILENT_DENIAL = (
+    "on RabbitMQ the usual cause is a missing permission for that topic: see docs/FLEET.md; else the network broke: "
+    "try again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +240,13 @@ def _try_broker(settings: Settings, connection: Connection) -> Finding:
     try:
         _step_until(connection, lambda: connection.ready)
         connection.publish(topics.at("check"), b"camera-agent check")
-        _step_until(connection, is_answered)
+        try:
+            _step_until(connection, is_answered)
+        except LinkError:
+            if not connection.closed_silently:
+                raise
+            words = f"{connection.where} closed the connection when this node published to {topics.at('check')}"
+            return Finding(False, words, SILENT_DENIAL)
     finally:
         connection.close()
     if acks[0].code >= REFUSED:
