@@ -296,8 +296,9 @@ def test_pictures_that_none_can_be_decoded_are_a_fault_even_when_looped(tmp_path
     with av.open(str(path)) as container:
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
-                at = data.find(bytes(packet)[8:])
-                data[at : at + packet.size - 8] = b"\xff" * (packet.size - 8)
+                # All but length and kind: of a slice whose header is whole a decoder may make up a picture.
+                at = data.find(bytes(packet)[5:])
+                data[at : at + packet.size - 5] = b"\xff" * (packet.size - 5)
     path.write_bytes(data)
     source = VideoSource(VideoOptions(str(path), loop=True), SimulatedClock())
     source.open(T0)
