@@ -100,6 +100,15 @@ def wall_of(clock: Clock, t_ns: int) -> int:
     return clock.wall_ns() - clock.boot_ns() + t_ns
 
 
+LAST_WALL_NS = 9_223_000_000 * NS_PER_S
+"""In the year 2262, where 64 bits of nanoseconds end; the kernel lets nobody set its clock beyond 2232."""
+
+
+def is_wall(wall_ns: int) -> bool:
+    """Whether a UNIX time that comes from outside can be one: the ledger holds it."""
+    return 0 <= wall_ns <= LAST_WALL_NS
+
+
 def rfc3339(wall_ns: int) -> str:
     """UTC with milliseconds, as the contract wants it: 2026-11-22T12:00:00.123Z. Years beyond 9999 are clamped."""
     ms = min(max(wall_ns // 1_000_000, 0), 253_402_300_799_999)

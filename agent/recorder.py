@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.clock import Now
+from agent.clock import Now, is_wall
 from agent.disk import Disk, OpenFile
 from agent.handoffs import PacketRing
 from agent.ledger_reader import ClipRow
@@ -27,6 +27,8 @@ UNSEEN_KINDS = (EventKind.CAMERA_LOST, EventKind.CAMERA_BACK)
 """Events that no picture can show: they make no clip."""
 MAX_PAUSE_NS = NS_PER_S
 """Two packets further apart than this and the first one's duration: frames are missing between."""
+MAX_BOOT_NS = 1 << 62
+"""146 years without a restart: what says more is no boot clock."""
 MAX_COVERED = 64
 """Events one clip or plan remembers; beyond that the oldest ended is left to its own row."""
 
@@ -383,23 +385,29 @@ def _json(note: OpeningNote | ClosingNote) -> bytes:
 
 
 def notes_of(texts: tuple[bytes, ...]) -> tuple[OpeningNote | None, ClosingNote | None]:
-    """The opening and closing note among a clip's seals; None for those that are missing or not ours."""
+    """The opening and closing note among a clip's seals; None for those that are missing or not ours.
+
+    A note with a time that the ledger cannot hold is not ours.
+    """
     opening: OpeningNote | None = None
     closing: ClosingNote | None = None
     for text in texts:
         try:
             fields = json.loads(text)
             if fields["note"] == "OpeningNote":
+                start_t_ns, start_wall_ns = int(fields["start_t_ns"]), int(fields["start_wall_ns"])
+                if not (0 <= start_t_ns < MAX_BOOT_NS and is_wall(start_wall_ns)):
+                    continue
                 opening = OpeningNote(
                     str(fields["boot_id"]),
-                    int(fields["start_t_ns"]),
-                    int(fields["start_wall_ns"]),
+                    start_t_ns,
+                    start_wall_ns,
                     bool(fields["clock_synced"]),
                     tuple(map(str, fields["events"])),
                     bool(fields["continues"]),
                 )
             elif fields["note"] == "ClosingNote":
                 closing = ClosingNote(tuple(map(str, fields["events"])), tuple(map(str, fields["flags"])))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     return opening, closing

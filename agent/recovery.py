@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.clock import Now
+from agent.clock import Now, is_wall, rfc3339
 from agent.disk import DirectoryRefusedError, Disk
 from agent.errors import StorageError
 from agent.ledger import Ledger
@@ -196,6 +196,12 @@ class Recovery:
             flags.add("recovered")
         events = (*(opening.events if opening is not None else ()), *(closing.events if closing is not None else ()))
         start_t_ns = opening.start_t_ns if opening is not None else 0
+        start_wall_ns = opening.start_wall_ns if opening is not None else wall_ms_of(clip_id) * 1_000_000
+        if not is_wall(start_wall_ns):
+            _log.warning(
+                "clip %s: its name says %s, which is no time: listed under 1970", name, rfc3339(start_wall_ns)
+            )
+            start_wall_ns = 0
         return ClipRow(
             n=0,
             id=clip_id,
@@ -205,7 +211,7 @@ class Recovery:
             boot_id=opening.boot_id if opening is not None else "",
             start_t_ns=start_t_ns,
             end_t_ns=start_t_ns + (facts.duration_ns if facts is not None else 0),
-            start_wall_ns=opening.start_wall_ns if opening is not None else wall_ms_of(clip_id) * 1_000_000,
+            start_wall_ns=start_wall_ns,
             clock_synced=opening.clock_synced if opening is not None else False,
             running_ns=0,
             frames=facts.frames if facts is not None else 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,9 @@ from storage_fixtures import Rig, event, make_rig
 
 from agent.clock import Now, SimulatedClock, read
 from agent.ledger import ClipRow, LedgerReader
-from agent.messages import ClipBody, EventBody
+from agent.messages import ClipBody, EventBody, message_bytes
 from agent.model import Ack, OutboxKind
+from agent.recorder import notes_of
 from agent.retime import retime
 from agent.ulid import new_ulid
 from agent.verification import verify_index
@@ -22,6 +24,8 @@ pytest_plugins = ["closing"]
 DAY_S = 86400
 TRUE_WALL_S = 1_764_000_000
 LAST_WALL_S = 8_267_000_000
+LAST_SETTABLE_S = (2**63 - 1) // 10**9 - 30 * 365 * DAY_S
+"""The kernel's own limit (TIME_SETTOD_SEC_MAX): 64 bits of nanoseconds, less 30 years to run on."""
 
 
 def unsynced_rig(directory: Path) -> Rig:
@@ -258,3 +262,56 @@ def _confusion(directory: Path, steps: int, retention: Retention) -> list[str]:
     if [row.boot_id for row in rows] != sorted((row.boot_id for row in rows), key=boots.index):
         found.append("messages of different boots are mixed")
     return found
+
+
+@pytest.mark.parametrize(
+    "wall_s", [LAST_SETTABLE_S, LAST_SETTABLE_S + 29 * 365 * DAY_S], ids=["the last that can be set", "29 years on"]
+)
+def test_a_clock_at_the_end_of_what_the_kernel_allows_is_survived(wall_s: int, tmp_path: Path) -> None:
+    rig = make_rig(tmp_path / "node", clock=SimulatedClock(wall_ns=wall_s * 10**9))
+    rig.storage.open()
+    rig.event_of(2, post_s=4)
+    (clip,) = rig.reader.clips()
+    assert clip.start_wall_ns // 10**9 in range(wall_s, wall_s + 60)
+    for row in rig.reader.due(0, 100):
+        if row.blob is None:
+            message = message_bytes(row, site="s", node="n", epoch=rig.reader.epoch, now_wall_ns=rig.clock.wall_ns())
+            assert json.loads(message)["time"][:3] in ("223", "226")
+    rig.storage.close()
+    (rig.directory / "ledger.db").unlink()
+    again = make_rig(rig.directory, clock=rig.clock)
+    again.storage.open()
+    again.film(3)
+    assert [found.start_wall_ns for found in again.reader.clips()][:1] == [clip.start_wall_ns]
+    assert not list(verify_index(again.directory, again.reader))
+    again.storage.close()
+
+
+def test_a_clip_whose_name_says_an_impossible_time_is_listed_all_the_same(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path / "node")
+    rig.storage.open()
+    rig.event_of(2, post_s=4)
+    (clip,) = rig.reader.clips()
+    rig.storage.close()
+    (rig.directory / "ledger.db").unlink()
+    path = next(rig.directory.rglob(f"*{clip.id}*"))
+    beyond = "7" + "Z" * 25  # the year 10889
+    path.write_bytes(path.read_bytes().replace(b"OpeningNote", b"ForeignNote"))
+    path.rename(path.with_name(beyond + path.suffix))
+    again = make_rig(rig.directory, clock=rig.clock)
+    again.storage.open()
+    again.film(3)
+    (found,) = again.reader.clips()
+    assert (found.id, found.start_wall_ns) == (beyond, 0)
+    again.storage.close()
+
+
+@pytest.mark.parametrize("name", ["start_wall_ns", "start_t_ns"])
+@pytest.mark.parametrize("strange", ["1e400", "9" * 30, "-" + "9" * 30, "-1", str(2**63 - 1), '"soon"'])
+def test_a_note_with_a_time_that_cannot_be_is_not_believed(name: str, strange: str) -> None:
+    note = (
+        '{"note":"OpeningNote","boot_id":"b","start_t_ns":1,"start_wall_ns":1,"clock_synced":true,"events":[],'
+        '"continues":false}'
+    )
+    assert notes_of((note.encode(),))[0] is not None
+    assert notes_of((note.replace(f'"{name}":1', f'"{name}":{strange}').encode(),)) == (None, None)
