@@ -9,13 +9,14 @@ import hashlib
 import hmac
 import html
 import io
+import ipaddress
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.access import mosquitto_acl, watcher_lines
 from agent.errors import AgentError, ConfigError
@@ -56,12 +57,27 @@ class InstallerPart(_Part):
     release_key: str = Field("", description="Path of the public key that packages are signed with.")
 
 
+def _interface(text: str) -> str:
+    if "/" not in text:
+        raise ValueError("should be an address with its prefix, such as 192.0.2.21/24")
+    ipaddress.ip_interface(text)
+    return text
+
+
+def _address(text: str) -> str:
+    ipaddress.ip_address(text)
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
 class NetworkPart(_Part):
     """A fixed address of one node; without, DHCP."""
 
-    address: str = Field(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")
-    gateway: str = Field("", pattern=r"^[0-9a-fA-F.:]*$")
-    dns: list[str] = []
+    address: Annotated[str, AfterValidator(_interface)]
+    gateway: Address | Literal[""] = ""
+    dns: list[Address] = []
 
 
 class NodePart(_Part):
@@ -197,6 +213,16 @@ def network_config(node: NodePart) -> str:
         if node.network.dns:
             link["nameservers"] = {"addresses": node.network.dns}
     return json.dumps({"version": 2, "ethernets": {"wired": link}}, indent=2) + "\n"
+
+
+def nmconnection(network: NetworkPart) -> str:
+    """The same for Bookworm, whose NetworkManager reads no network-config."""
+    own, other = ("ipv6", "ipv4") if ":" in network.address else ("ipv4", "ipv6")
+    lines = ["[connection]", "id=camera-agent", "type=ethernet", "", f"[{own}]", "method=manual"]
+    lines.append(f"address1={network.address}")
+    lines += [f"gateway={network.gateway}"] if network.gateway else []
+    lines += [f"dns={''.join(f'{server};' for server in network.dns)}"] if network.dns else []
+    return "\n".join([*lines, "", f"[{other}]", "method=auto", ""])
 
 
 def meta_data(fleet: Fleet, node: NodePart, seed: Mapping[str, bytes]) -> str:
@@ -339,6 +365,7 @@ def firstrun(fleet: Fleet, node: NodePart) -> str:
 #   systemd.run=/boot/firmware/firstrun.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target
 set -u
 echo {host_name(fleet, node)} > /etc/hostname
+sed -i 's/^127[.]0[.]1[.]1.*/127.0.1.1 {host_name(fleet, node)}/' /etc/hosts
 ln -sf /usr/share/zoneinfo/{fleet.site.timezone} /etc/localtime
 id {user} >/dev/null 2>&1 || useradd -m -s /bin/bash -G sudo,adm,video {user}
 install -d -m 700 -o {user} -g {user} /home/{user}/.ssh
@@ -347,12 +374,20 @@ cat > /home/{user}/.ssh/authorized_keys <<'KEYS'
 chown {user}:{user} /home/{user}/.ssh/authorized_keys
 chmod 600 /home/{user}/.ssh/authorized_keys
 echo '{user} ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/010_{user}
-systemctl enable ssh 2>/dev/null
+{_fixed_address(node)}systemctl enable ssh 2>/dev/null
 NO_START=1 bash /boot/firmware/camera-agent/first-boot > /var/log/camera-agent-first-boot.log 2>&1
 sed -i 's| systemd.run=.*||' /boot/firmware/cmdline.txt
 rm -f /boot/firmware/firstrun.sh
 exit 0
 """
+
+
+def _fixed_address(node: NodePart) -> str:
+    """firstrun.sh's lines for it; none for DHCP, which NetworkManager does by itself."""
+    if node.network is None:
+        return ""
+    file = "/etc/NetworkManager/system-connections/camera-agent.nmconnection"
+    return f"install -D -m 600 /dev/stdin {file} <<'NETWORK'\n{nmconnection(node.network)}NETWORK\n"
 
 
 def _qr(text: str) -> str:

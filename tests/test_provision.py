@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import io
 import json
@@ -94,6 +95,41 @@ def test_cloud_init_gets_a_name_a_network_and_an_id_that_no_other_card_has(made:
         subprocess.run(["bash", "-n", boot / "firstrun.sh"], check=True)
         subprocess.run(["bash", "-n", boot / "camera-agent/first-boot"], check=True)
     assert len(ids) == len(NODES)
+
+
+def test_bookworms_first_boot_sets_the_fixed_address_too(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """As NetworkManager 1.52 read it (nmcli --offline); network-config is cloud-init's alone."""
+    script = (made[1] / "nodes/cua-chinh/boot/firstrun.sh").read_text(encoding="utf-8")
+    (part,) = re.findall(r"^install -D -m 600 /dev/stdin .*?^NETWORK$", script, re.MULTILINE | re.DOTALL)
+    assert "nmconnection" not in (made[1] / "nodes/quay-mot-cua/boot/firstrun.sh").read_text(), "DHCP needs none"
+    subprocess.run(["bash", "-euc", part.replace("/etc/", f"{tmp_path}/")], check=True)
+    (file,) = tmp_path.rglob("*.nmconnection")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600, "NetworkManager ignores one that others may read"
+    told = configparser.ConfigParser()
+    told.read(file)
+    assert dict(told["ipv4"]) == {
+        "method": "manual",
+        "address1": "192.0.2.21/24",
+        "gateway": "192.0.2.1",
+        "dns": "192.0.2.1;",
+    }
+    assert told["connection"]["type"] == "ethernet"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"address": "192.0.2.21"},
+        {"address": "192.0.2.999/24"},
+        {"address": "192.0.2.21/99"},
+        {"address": "192.0.2.21/24", "gateway": "192.0.2"},
+        {"address": "192.0.2.21/24", "dns": ["192.0.2.1\nNETWORK"]},
+    ],
+)
+def test_an_address_that_is_none_is_refused_with_its_value(network: dict[str, Any]) -> None:
+    tree = tomllib.loads(EXAMPLE.read_text(encoding="utf-8")) | {"nodes": [{"id": "a", "network": network}]}
+    with pytest.raises(ConfigError, match=r"nodes.0.network.\w+.* = '192.0.2"):
+        make.read_fleet(tree, "fleet.toml")
 
 
 def test_no_secret_is_shared_and_none_is_in_a_file_that_others_may_read(made: tuple[Path, Path]) -> None:
