@@ -32,7 +32,8 @@ class CameraSettings(BaseModel):
     )
     source: str = Field(
         "",
-        description="video only: a path, rtsp://user:password@host/path, or /dev/videoN.",
+        description="video only: a path, rtsp://user:password@host/path, /dev/videoN, or its lasting name below "
+        "/dev/v4l/by-id, for two webcams.",
         examples=["/dev/video0"],
     )
     loop: bool = Field(False, description="video files only: begin again at the end; else the node ends there.")

@@ -244,7 +244,7 @@ class Settings(_Section):
         if twice:
             raise ValueError(f"zones: the id {twice[0]!r} is used twice; each zone needs its own")
         if self.camera.backend == "video" and not self.camera.source:
-            raise ValueError("camera.source = '': the video backend needs a path, an rtsp:// URL or /dev/videoN")
+            raise ValueError("camera.source = '': the video backend needs a path, an rtsp:// URL or a device")
         if self.clips.max_clip_s <= self.clips.pre_roll_s + self.clips.post_roll_s:
             raise ValueError("clips.max_clip_s should be longer than pre_roll_s + post_roll_s")
         return self

@@ -405,6 +405,7 @@ def failing_sources(tmp_path: Path) -> dict[str, tuple[Source, str]]:
         "zeros": (video_source("zeros.mp4"), "empty, cut short or not a video"),
         "directory": (video_source(str(tmp_path)), "name a file in it"),
         "missing device": (video_source("/dev/video97"), "no such device"),
+        "missing device by its lasting name": (video_source("/dev/v4l/by-id/usb-none"), "no such device"),
         "refused connection": (video_source(url), "is the camera on"),
         "fake absent": (FakeSource(absent, width=64, height=64), "no such camera"),
         "fake busy": (FakeSource(busy, width=64, height=64), "another program"),

@@ -12,6 +12,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from agent.cameras.video_options import is_device
 from agent.errors import CameraError
 from agent.settings import redacted
 
@@ -162,7 +163,7 @@ def words_of(error: BaseException) -> str:
 
 def hint_for(source: str, error: BaseException) -> str:
     """What an operator can do about it."""
-    if source.startswith("/dev/video"):
+    if is_device(source):
         return {
             "FileNotFoundError": "no such device; v4l2-ctl --list-devices shows what there is",
             "PermissionError": "the user needs the group video",

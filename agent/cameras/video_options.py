@@ -8,11 +8,16 @@ from agent.masks import Polygon
 from agent.settings import redacted
 
 
+def is_device(source: str) -> bool:
+    """/dev/videoN, or one of the names below /dev/v4l that stay when others are plugged in."""
+    return source.startswith(("/dev/video", "/dev/v4l/"))
+
+
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
     """What is asked of a video source.
 
-    source: path, rtsp:// URL or /dev/videoN. width, height, fps: asked of a V4L2 device. lores_width,
+    source: path, rtsp:// URL or device. width, height, fps: asked of a V4L2 device. lores_width,
     lores_height: limits of the analysis picture. bitrate_kbps, gop_s: where it is encoded again. loop: begin a
     file again at its end; times and seq go on. masks: privacy polygons in shares of the picture.
     want_packets=False: frames only, for replays without clips. open_s, read_s: how long a network stream may
@@ -35,7 +40,7 @@ class VideoOptions:
 
     @property
     def is_device(self) -> bool:
-        return self.source.startswith("/dev/video")
+        return is_device(self.source)
 
     @property
     def is_live(self) -> bool:
