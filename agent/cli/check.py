@@ -126,7 +126,7 @@ def check_disk(settings: Settings) -> Finding:
     """Writes and syncs a small file a few times where the clips will be."""
     disk, directory = Disk(), settings.clips.directory
     disk.make_directory(directory)
-    free_mb = disk.free_bytes(directory) / 2**20
+    free_mb = disk.free_bytes(directory) / 1e6
     path = directory / f"check-{os.getpid()}.tmp"
     slowest_s = 0.0
     try:
