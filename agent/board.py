@@ -136,18 +136,6 @@ class Board:
         fields = (self._read("proc/loadavg") or "").split()
         return _number(fields[0]) if fields else None
 
-    def uptime_s(self) -> float | None:
-        fields = (self._read("proc/uptime") or "").split()
-        return _number(fields[0]) if fields else None
-
-    def disk_free_mb(self, directory: Path) -> float | None:
-        """Of the file system that holds directory, for users without root's reserve."""
-        try:
-            found = os.statvfs(self._root / directory.relative_to(directory.anchor))
-        except OSError:
-            return None
-        return found.f_bavail * found.f_frsize / 2**20
-
     def wifi_dbm(self) -> float | None:
         """Signal of the first wireless interface that has one: about -50 is good, -80 hardly usable."""
         for line in (self._read("proc/net/wireless") or "").splitlines()[2:]:

@@ -109,8 +109,8 @@ class PacketRing:
     """The newest encoded packets in whole GOPs: pre-roll and stall budget.
 
     It keeps at least keep_s seconds (None: as much as fits), but never more than capacity_bytes. Positions count
-    packets since the ring was made, so a reader's position stays true while old GOPs leave. evicted_gops: whole
-    GOPs that left for want of room; dropped_packets: packets before the first keyframe, of no use.
+    packets since the ring was made, so a reader's position stays true while old GOPs leave. dropped_packets:
+    packets before the first keyframe, of no use.
     """
 
     def __init__(self, capacity_bytes: int, doorbell: Doorbell | None = None, keep_s: float | None = None) -> None:
@@ -124,7 +124,6 @@ class PacketRing:
         self._keep_ns = None if keep_s is None else round(keep_s * NS_PER_S)
         self._bytes = 0
         self._doorbell = doorbell
-        self.evicted_gops = 0
         self.dropped_packets = 0
 
     def put(self, packet: Packet) -> None:
@@ -140,7 +139,6 @@ class PacketRing:
                 self._drop_oldest_gop()
             while self._bytes > self._capacity_bytes:
                 self._drop_oldest_gop()
-                self.evicted_gops += 1
         if self._doorbell is not None:
             self._doorbell.ring()
 

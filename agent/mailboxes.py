@@ -17,7 +17,6 @@ T = TypeVar("T")
 COMMANDS = 8
 """Commands that may wait; a ninth is answered `busy`."""
 
-ERRANDS = 64
 CHUNKS = 2
 """Pieces of a transfer under way at once: more would fill a router's queue in front of the events."""
 
@@ -176,7 +175,6 @@ class MediaBox:
         self._fates: list[ChunkFate] = []
         self._live: bytes | None = None
         self.newest_ticket = 0
-        self.live_replaced = 0
 
     def wake(self, to_link: Bell) -> None:
         """Ring to_link from now on when there is something to send."""
@@ -197,7 +195,6 @@ class MediaBox:
 
     def put_live(self, jpeg: bytes) -> None:
         with self._lock:
-            self.live_replaced += self._live is not None
             self._live = jpeg
         self._to_link.ring()
 

@@ -46,10 +46,8 @@ def test_a_pi_4_tells_everything(tmp_path: Path) -> None:
     assert board.memory_free_mb() == 3072
     assert board.contiguous_free_mb() == 256
     assert board.load_1m() == 0.52
-    assert board.uptime_s() == 86400.25
     assert board.wifi_dbm() == -58
     assert board.time_source() == "timesyncd"
-    assert (board.disk_free_mb(Path("/proc")) or 0) > 0
 
 
 def test_an_empty_machine_tells_nothing_and_nothing_raises(tmp_path: Path) -> None:
@@ -62,11 +60,9 @@ def test_an_empty_machine_tells_nothing_and_nothing_raises(tmp_path: Path) -> No
         board.memory_free_mb(),
         board.contiguous_free_mb(),
         board.load_1m(),
-        board.uptime_s(),
         board.wifi_dbm(),
         board.time_source(),
-        board.disk_free_mb(Path("/var/lib/nothing")),
-    ] == [None] * 11
+    ] == [None] * 9
     assert board.strain() == Strain()
 
 
