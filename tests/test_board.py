@@ -136,7 +136,7 @@ def test_nonsense_in_the_files_is_no_answer_but_no_error_either(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="replace")
     board = Board(root)
-    for answer in (board.temperature_c, board.throttle, board.wifi_dbm, board.load_1m, board.uptime_s, board.strain):
+    for answer in (board.temperature_c, board.throttle, board.wifi_dbm, board.load_1m, board.strain):
         answer()
     board.memory_free_mb()
     board.hardware()
