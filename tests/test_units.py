@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from agent import announcer, configuration, updates
+from agent.access import COMMISSIONING
+from agent.arming import ARMING_NAME
+from agent.ledger_file import ID_NAME, LEDGER_NAME, LOCK_NAME
 from agent.node import STOP_BUDGET_S
+from agent.operators import COUNTERS_NAME
 from agent.settings import CREDENTIAL_FILES, CREDENTIALS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +40,27 @@ def test_the_template_differs_from_the_unit_only_in_whose_files_it_uses() -> Non
     many = (SYSTEMD / "camera-agent@.service").read_text().splitlines()
     differing = [line[2:] for line in difflib.ndiff(one, many) if line.startswith("+ ")]
     assert all("%i" in line or line.startswith(("#", "MemoryHigh=", "MemoryMax=")) for line in differing), differing
+
+
+def test_purge_takes_all_that_a_node_keeps_on_a_disk_of_its_own_and_nothing_of_others(tmp_path: Path) -> None:
+    """Clips need not lie below /var/lib/camera-agent: docs/PRIVACY.md promises that nothing is left."""
+    text = (ROOT / "scripts/uninstall").read_text()
+    (function,) = re.findall(r"^purge_data\(\) \{$.*?^\}$", text, re.MULTILINE | re.DOTALL)
+    node, other = tmp_path / "dữ liệu" / "nút", tmp_path / "other"
+    ours = [
+        *("clips/01M82B74CGGVA5A9D45QTGWH2C.mp4", "clips/01M82B74CGGVA5A9D45QTGWH2C.mp4.part"),
+        *(LEDGER_NAME, f"{LEDGER_NAME}-wal", f"{LEDGER_NAME}.damaged-1a2b3c4d", ID_NAME, LOCK_NAME),
+        *(ARMING_NAME, announcer.FILE_NAME, configuration.STATE_NAME, updates.STATE_NAME, COUNTERS_NAME),
+        f"{COMMISSIONING}/view.jpg",
+    ]
+    for path in (*(node / name for name in ours), other / "clips/holiday.mp4"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for directory in (node, other):
+        script = f'set -euo pipefail; STATE=/nowhere; say() {{ :; }}; {function}\npurge_data "$1"'
+        subprocess.run(["bash", "-c", script, "purge", directory], check=True)
+    assert not node.exists()
+    assert (other / "clips/holiday.mp4").exists()
 
 
 def test_every_credential_of_the_settings_is_loaded() -> None:
