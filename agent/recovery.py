@@ -166,7 +166,12 @@ class Recovery:
         """Adopt one unlisted clip. Returns whether more are left."""
         if self._unlisted:
             name = self._unlisted[0]
-            row = self._row_of(name)
+            try:
+                row = self._row_of(name)
+            except StorageError as error:
+                # Not listed as damaged: it may be the reader that fails, and that state is for good.
+                _log.error("clip %s cannot be read and is left unlisted until the next start: %s", name, error)
+                row = None
             if row is not None:
                 self._ledger.store_clip(row, now)
                 self.adopted += 1

@@ -332,6 +332,36 @@ def test_a_broker_that_acknowledges_nothing_is_left() -> None:
         desk.link.close(0.1)
 
 
+@pytest.mark.parametrize(("code", "words"), [(0x97, "quota exceeded"), (0x80, "unspecified error")])
+def test_what_a_broker_refuses_for_now_is_kept_said_and_taken_later(code: int, words: str) -> None:
+    refuses = True
+
+    def serve(sock: socket.socket, _: int) -> None:
+        read_packet(sock)
+        sock.sendall(CONNACK_5)
+        while packet := read_packet(sock):
+            if packet[0] & 0xF6 == 0x32:
+                bad = refuses and f"{BASE}/event".encode() in packet and b"/last" not in packet
+                sock.sendall(b"\x40\x03" + packet_id(packet) + bytes([code if bad else 0]))
+
+    with fake_broker(serve) as port:
+        desk = Desk(port)
+        desk.outbox.event(1)
+        desk.outbox.event(2)
+        trouble(desk, f"{BASE}/event: {words}, kept and tried again")
+        for _ in range(5):
+            desk.let_pass(10)
+            desk.step()
+        assert set(desk.outbox.owed) == {1, 2}
+        assert not [ack for ack in desk.acks if ack.poison]
+        refuses = False
+        desk.let_pass(60)
+        desk.step_until(desk.drained)
+        assert desk.delivered == [1, 2]
+        assert desk.link.status.trouble == ""
+        desk.link.close(0.1)
+
+
 @requires_mosquitto
 def test_a_half_open_connection_is_noticed_within_one_and_a_half_keepalives(
     start: Start, monkeypatch: pytest.MonkeyPatch

@@ -113,7 +113,10 @@ def test_a_node_tells_a_dashboard_all_it_promised(tmp_path: Path, broker: Mosqui
 
 def test_an_absent_broker_is_waited_for_and_then_told_everything(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path / "broker")
-    with Program(tmp_path, "run", "--config", write_settings(tmp_path, broker.port)) as node:
+    config = write_settings(tmp_path, broker.port)
+    with Program(tmp_path, "run", "--config", config) as node:
+        until(lambda: "camera started" in node.log(), "the settings were read")
+        config.unlink()  # no reason to stop
         until(lambda: "clip " in node.log() and " closed" in node.log(), "a clip without a broker")
         assert "Connection refused" in node.log()
         broker.start()

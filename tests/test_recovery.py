@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +328,67 @@ def test_clip_that_does_not_play_is_kept_and_marked_damaged(tmp_path: Path) -> N
     reader = LedgerReader(tmp_path / "node")
     assert [clip.state for clip in reader.clips()] == ["damaged"]
     reader.close()
+
+
+def test_ten_power_cuts_in_a_row_lose_nothing_and_no_start_takes_longer_for_it(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    directory = tmp_path / "0"
+    directory.mkdir()
+    starts = []
+    for number in range(1, 11):
+        disk = RecordingDisk(directory)
+        rig = make_rig(directory, disk=disk, **RING)
+        rig.clock.boot_id = f"00000000-0000-4000-8000-{number:012d}"
+        rig.storage.open()
+        for _ in range(5):
+            rig.storage.step(0)
+        starts.append(len(disk.images))
+        rig.film(3)
+        rig.happen(event(rig.clock.boot_ns(), picture_ns=rig.clock.boot_ns()))
+        rig.film(3)
+        disk.take_image("nothing more")
+        rig.storage.close()
+        directory = tmp_path / str(number)
+        chance.choice(disk.images).restore(directory, chance.choice(list(Leaves)))
+    come_back(directory)
+    assert not violations(directory)
+    assert max(starts) <= 2 * starts[0], starts
+
+
+class BadSector(Disk):
+    """One file of it cannot be read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @contextmanager
+    def guard(self, operation: str, path: Path) -> Iterator[None]:
+        with super().guard(operation, path):
+            if operation == "read" and path.name == self._name:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            yield
+
+
+def test_a_clip_that_cannot_be_read_fails_alone_when_the_index_is_rebuilt(tmp_path: Path) -> None:
+    directory = tmp_path / "node"
+    rig = make_rig(directory)
+    rig.storage.open()
+    for _ in range(3):
+        rig.film(1)
+        rig.event_of(2, post_s=4)
+    before = rig.reader.clips()
+    rig.storage.close()
+    assert len(before) == 3
+    (directory / "ledger.db").unlink()
+    bad = before[0].file
+    again = make_rig(directory, disk=BadSector(bad), clock=rig.clock)
+    again.storage.open()
+    again.film(3)
+    states = {clip.file: clip.state for clip in again.reader.clips()}
+    again.storage.close()
+    assert {file: state for file, state in states.items() if file != bad} == {
+        clip.file: "final" for clip in before[1:]
+    }
+    assert bad not in states
+    mended = come_back(directory)
+    assert {clip.file: clip.state for clip in mended.reader.clips()} == {clip.file: "final" for clip in before}

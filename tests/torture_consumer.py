@@ -180,6 +180,7 @@ def drain(directory: Path, budget: Budget) -> Row:
     # One now and then is a machine's that does something else; a drain that holds up vision skips many.
     allowed = max(1.0, frames_per_s * row.slowest_s / 100)
     row.judge([f"{skipped} frames were skipped meanwhile"] if skipped > allowed else [])
+    row.judge([f"the camera brought {frames_per_s} frames/s of 15"] if frames_per_s < 10 else [])
     row.note = (
         f"{events} events with 20 kB at {events / row.slowest_s:.0f} events/s while a camera ran at {frames_per_s}"
         f" frames/s: {skipped} frames skipped"
