@@ -75,9 +75,8 @@ class _NoError(Exception):
 
 
 class Admission:
-    """Checks for one node. keys: None where commands need no signature.
+    """Checks for one node. keys: None where commands need no signature. counters: see the attribute.
 
-    counter_of: key name -> highest counter it has used; raises StorageError where that is not known.
     allow: patterns of verbs.
     """
 
