@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import io
 import json
+import os
 import re
 import ssl
 import stat
@@ -21,8 +22,10 @@ import tomlkit
 from broker import Mosquitto, free_port, requires_mosquitto, until
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+import agent.cli.provision
 from agent import provisioning as make
 from agent.cli import main
+from agent.disk import Disk
 from agent.errors import ConfigError
 from agent.settings import load_settings
 
@@ -95,6 +98,25 @@ def test_cloud_init_gets_a_name_a_network_and_an_id_that_no_other_card_has(made:
         subprocess.run(["bash", "-n", boot / "firstrun.sh"], check=True)
         subprocess.run(["bash", "-n", boot / "camera-agent/first-boot"], check=True)
     assert len(ids) == len(NODES)
+
+
+def test_no_key_is_readable_by_others_for_a_moment_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file gets its name before its mode is set: a power cut between would leave it as it was made."""
+    modes: dict[str, int] = {}
+
+    class WatchedDisk(Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            modes[new.name] = stat.S_IMODE(old.stat().st_mode)
+            super().rename(old, new)
+
+    monkeypatch.setattr(agent.cli.provision, "Disk", WatchedDisk)
+    umask = os.umask(0o022)
+    try:
+        provision(fleet_file(tmp_path), tmp_path / "out")
+    finally:
+        assert os.umask(umask) == 0o022, "whoever called it has its own umask back"
+    assert {"ca.key", "server.key", "key.pem", "mqtt-key", "passwords"} <= set(modes)
+    assert not [name for name, mode in modes.items() if mode & 0o077]
 
 
 def test_bookworms_first_boot_sets_the_fixed_address_too(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -58,7 +58,12 @@ def run(args: argparse.Namespace) -> int:
     if args.new_password is not None and args.new_password not in [each.id for each in fleet.consumers]:
         raise ConfigError("find", f"consumer {args.new_password}", f"not in {args.fleet}")
     work = Provision(fleet, args.fleet, args.out, args.bundle)
-    work.run(replace=args.replace, revoke=args.revoke, new_password=args.new_password)
+    # No key is readable by others, not even for a moment before its mode is set.
+    umask = os.umask(0o077)
+    try:
+        work.run(replace=args.replace, revoke=args.revoke, new_password=args.new_password)
+    finally:
+        os.umask(umask)
     for line in work.changes:
         print(line)
     print(f"{len(fleet.nodes)} nodes, {len(work.changes)} changes; everything is in {args.out}")
@@ -161,9 +166,6 @@ class Provision:
         if path.exists() and path.read_bytes() == content:
             return False
         self._disk.make_directory(path.parent)
-        if mode == SECRET_MODE and not path.exists():
-            # Never, not even for a moment, readable by others.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, SECRET_MODE))
         self._disk.write_whole(path, content)
         path.chmod(mode)
         return True
