@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,14 @@ WRONG_VALUE = [
     (["watch", "--site", "a/b"], "'a/b'"),
     (["run", "--config", "not there.toml"], "not there.toml"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """`run` sets its own, for good: it is a program's."""
+    umask = os.umask(0o022)
+    yield
+    os.umask(umask)
 
 
 @pytest.mark.parametrize(("words", "named"), WRONG_LINE, ids=[" ".join(words) for words, _ in WRONG_LINE])
