@@ -192,11 +192,12 @@ class Lane:
             return True
         if self._sent:
             return False
-        if goes_alone and self.states:
-            self._send_state(connection, next(iter(self.states)))
-            return True
-        if self.delivery.is_drained:
-            self._suspicion.clear()  # a suspect may have been evicted, or have stood in a state that is no more
+        if goes_alone:
+            if self.states:
+                self._send_state(connection, next(iter(self.states)))
+                return True
+            if self.delivery.is_drained:
+                self._suspicion.clear()  # a suspect may have been evicted, or have stood in a state that is no more
         seq = self.delivery.due_behind(now_ns)
         if seq is None:
             return False
