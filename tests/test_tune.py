@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,19 @@ def test_what_cannot_be_tried_is_named(
     error = capsys.readouterr().err
     assert named in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_vietnamese_name_is_found_in_the_manifest_however_its_accents_are_written(
+    recording: Path, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = tmp_path / unicodedata.normalize("NFD", "Phường Thuận Hòa.mp4")
+    named.write_bytes(recording.read_bytes())
+    manifest = json.loads(truth.read_text())
+    manifest["clips"][0]["file"] = unicodedata.normalize("NFC", named.name)
+    assert manifest["clips"][0]["file"] != named.name
+    truth.write_text(json.dumps(manifest), encoding="utf-8")
+    lines = tune(capsys, named, "--truth", truth, "--try", "sensitivity=60")
+    assert any(line.startswith("best: ") for line in lines)
 
 
 def test_a_manifest_that_does_not_know_the_recording_is_refused(

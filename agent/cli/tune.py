@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -308,16 +309,21 @@ def _watch(video: str, number: int, trials: Sequence[Trial | Truth], settings: S
 def _truth(path: Path, videos: Sequence[str]) -> list[Found]:
     """The events of the manifest, for the recordings at hand. Raises ConfigError."""
     try:
-        clips = {clip["file"]: clip for clip in json.loads(path.read_text(encoding="utf-8"))["clips"]}
+        clips = {_composed(clip["file"]): clip for clip in json.loads(path.read_text(encoding="utf-8"))["clips"]}
         found = []
         for number, video in enumerate(videos):
-            clip = clips[Path(video).name]
+            clip = clips[_composed(Path(video).name)]
             found += [Found(number, first / clip["fps"], last / clip["fps"]) for first, last in clip["events"]]
         return found
     except KeyError as error:
         raise ConfigError("read", path, f"nothing about {error}", hint="clips need file, fps and events") from None
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError("read", path, error, hint="a manifest is JSON: clips with file, fps, events") from error
+
+
+def _composed(name: str) -> str:
+    """Some systems write the accents of a file's name as letters of their own, some editors do not."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True, slots=True)
