@@ -304,10 +304,10 @@ def main() -> int:
         help="where the plot goes, any format of matplotlib (default build/detectors.png)",
     )
     parser.add_argument(
-        "--programs", action="store_true", help="also whole programs; motion takes the recordings' time"
+        "--programs", action="store_true", help="also whole programs; motion takes the longest one's time"
     )
     parser.add_argument(
-        "--runs", type=int, default=5, metavar="N", help="with --programs: runs of replay and motion (default 5)"
+        "--runs", type=int, default=5, metavar="N", help="with --programs: runs of replay (default 5)"
     )
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -376,8 +376,11 @@ def compare(folder: Path, clips: list[dict[str, Any]], args: argparse.Namespace)
         command = [sys.executable, __file__, "--memory-of", name, "--manifest", str(first)]
         score.rss_mb = bench_programs.spend(command).rss_mb
     if args.programs:
-        with tqdm(clips, desc="programs", disable=quiet, leave=False) as each:
-            wholes = bench_programs.run_programs(folder, each, luma_of, args.runs, tqdm.write)
+
+        def follow(clips: Sequence[dict[str, Any]]) -> tqdm[dict[str, Any]]:
+            return tqdm(clips, desc="programs", disable=quiet, leave=False)
+
+        wholes = bench_programs.run_programs(folder, clips, follow, luma_of, args.runs, tqdm.write)
     for name, whole in wholes.items():
         if len(whole.active) == len(clips):
             scores[name] = Score(rss_mb=whole.rss_mb)

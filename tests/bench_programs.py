@@ -1,7 +1,7 @@
 """Whole programs on the same recordings: camera-agent replay, Debian's motion, DVR-Scan; CPU, memory, what they see.
 
-Part of scripts/bench --detectors --programs. motion reads a file no faster than it was recorded, so replay runs while
-motion looks at the same file: both meet the same load of the machine.
+Part of scripts/bench --detectors --programs. motion reads a file no faster than it was recorded, so it looks at all
+of them at once, and the others run meanwhile: all meet the same load of the machine.
 
 motion reads and looks in two threads, each at a pace of its own: a frame may be looked at twice or not at all, which
 also decides when its background takes something in. What it sees differs from run to run, also on an idle machine, so
@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,10 +81,16 @@ def spend(command: Sequence[str]) -> Spent:
 
 # --- motion ----------------------------------------------------------------------------------------------------
 
-MOTION_CONF = """daemon off
+# What decides about motion is as in Debian's /etc/motion/motion.conf: without its despeckle_filter, which is no default
+# of the program itself, motion is cheaper and sees leaves and ghosts. Left alone it reads a frame a second too fast.
+MOTION_CONF = """threshold 1500
+despeckle_filter EedDl
+minimum_motion_frames 1
+daemon off
 log_level 4
 target_dir {directory}
 netcam_url file://{path}
+netcam_params capture_rate={fps}
 width {width}
 height {height}
 movie_output off
@@ -97,6 +102,8 @@ SAVES_NOTHING = "picture_output off\nframerate {fps}\n"
 SAVES_WHAT_MOVES = "picture_output on\npicture_filename %s-%q-%v\ntext_right\n"
 """At its defaults (no frames before or after) motion saves just the frames in which it says that something moves."""
 SAVING_RUNS = 3
+SILENT_RUNS = 1
+"""Its CPU hardly differs from run to run, since it does nothing at once."""
 
 ALIKE = 3.0
 """Mean difference in levels up to which a saved picture is the frame; JPEG costs about 0.5."""
@@ -215,17 +222,21 @@ class Whole:
         self.rss_mb = max(self.rss_mb, *(spent.rss_mb for spent in runs))
 
 
-REPLAY, MOTION, DVR_SCAN = "camera-agent replay", "motion 4 (Debian), default", "DVR-Scan, default"
+REPLAY, MOTION, DVR_SCAN = "camera-agent replay", "motion 4, as Debian's", "DVR-Scan, default"
 
 
 def run_programs(
     folder: Path,
-    clips: Iterable[dict[str, Any]],
+    clips: Sequence[dict[str, Any]],
+    follow: Callable[[Sequence[dict[str, Any]]], Iterable[dict[str, Any]]],
     luma_of: Callable[[Path], tuple[tuple[int, int], Luma]],
     runs: int,
     tell: Callable[[str], object],
 ) -> dict[str, Whole]:
-    """Each program that is installed, runs times over each clip. luma_of: size, and few pixels of each frame."""
+    """Each program that is installed over each clip, replay runs times. follow: the same clips, for a bar.
+
+    luma_of: size, and few pixels of each frame.
+    """
     wholes = {REPLAY: Whole()}
     has_motion = shutil.which("motion") is not None
     program = dvr_scan_here()
@@ -237,24 +248,27 @@ def run_programs(
         wholes[DVR_SCAN] = Whole()
     else:
         tell("DVR-Scan is not installed here (pip install dvr-scan; or DVR_SCAN=its path)")
-    for clip in clips:
+    silent: dict[str, list[Motion]] = {}
+    saving: dict[str, list[Motion]] = {}
+    for clip in clips if has_motion else ():
+        path = folder / clip["file"]
+        silent[clip["name"]] = [Motion(path, clip, SAVES_NOTHING) for _ in range(SILENT_RUNS)]
+        saving[clip["name"]] = [Motion(path, clip, SAVES_WHAT_MOVES) for _ in range(SAVING_RUNS)]
+    for clip in follow(clips):
         name, path = clip["name"], folder / clip["file"]
-        motions = [Motion(path, clip, SAVES_NOTHING) for _ in range(runs if has_motion else 0)]
-        saving = [Motion(path, clip, SAVES_WHAT_MOVES) for _ in range(SAVING_RUNS if has_motion else 0)]
-        replays = []
-        for _ in range(runs):
-            replays.append(spend([sys.executable, "-m", "agent", "replay", "--json", str(path)]))
-            if has_motion:
-                time.sleep(clip["frames"] / clip["fps"] / runs / 2)  # spread over motion's time
-        wholes[REPLAY].add(name, replays)
+        wholes[REPLAY].add(
+            name, [spend([sys.executable, "-m", "agent", "replay", "--json", str(path)]) for _ in range(runs)]
+        )
         if program:
             spent, wholes[DVR_SCAN].active[name] = run_dvr_scan(program, path, clip)
             wholes[DVR_SCAN].add(name, [spent])
+    for clip in clips:
+        name, path = clip["name"], folder / clip["file"]
         if has_motion:
-            wholes[MOTION].add(name, [motion.wait()[0] for motion in motions])
+            wholes[MOTION].add(name, [motion.wait()[0] for motion in silent[name]])
             size, frames = luma_of(path)
             ranked = []
-            for motion in saving:
+            for motion in saving[name]:
                 try:
                     active = frames_saved(motion.wait(size)[1], frames, clip["fps"])
                     ranked.append((share_of_quiet(active, clip), active))
