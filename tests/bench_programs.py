@@ -81,8 +81,8 @@ def spend(command: Sequence[str]) -> Spent:
 
 # --- motion ----------------------------------------------------------------------------------------------------
 
-# What decides about motion is as in Debian's /etc/motion/motion.conf: without its despeckle_filter, which is no default
-# of the program itself, motion is cheaper and sees leaves and ghosts. Left alone it reads a frame a second too fast.
+# What decides about motion is as in Debian's /etc/motion/motion.conf: without its despeckle_filter, no default of the
+# program itself, motion is cheaper and sees leaves and ghosts. Left alone it reads a frame a second too fast.
 MOTION_CONF = """threshold 1500
 despeckle_filter EedDl
 minimum_motion_frames 1
