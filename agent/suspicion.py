@@ -17,6 +17,9 @@ like a broker that hangs up without a word, so in silence the message only goes 
 GIVE_UP_DEATHS = 5
 """Connections that answered something first and ended while this one message was under way alone, all in all."""
 
+MANY_PROOFS = 10
+"""Before the tries that decide about a message behind the others, doubled with each death: 40, 80, 160 answers."""
+
 BLAMES_MESSAGE = frozenset({0x81, 0x82, 0x95, 0x99})
 """Reasons of a DISCONNECT: malformed packet, protocol error, packet too large, payload format invalid."""
 
@@ -49,7 +52,7 @@ class Suspicion:
         A network that breaks by itself ends such a connection sooner, again and again, than it finds just this row
         under way.
         """
-        return 1 + (self.deaths if seq is None else self._alone[seq])
+        return 1 + self.deaths if seq is None else MANY_PROOFS * 2 ** self._alone[seq]
 
     def clear(self) -> None:
         self.deaths = 0
