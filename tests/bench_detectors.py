@@ -304,7 +304,7 @@ def main() -> int:
         help="where the plot goes, any format of matplotlib (default build/detectors.png)",
     )
     parser.add_argument(
-        "--programs", action="store_true", help="also whole programs; motion takes the longest one's time"
+        "--programs", action="store_true", help="also whole programs; motion takes the recordings' time"
     )
     parser.add_argument(
         "--runs", type=int, default=5, metavar="N", help="with --programs: runs of replay (default 5)"

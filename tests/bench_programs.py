@@ -1,7 +1,7 @@
 """Whole programs on the same recordings: camera-agent replay, Debian's motion, DVR-Scan; CPU, memory, what they see.
 
-Part of scripts/bench --detectors --programs. motion reads a file no faster than it was recorded, so it looks at all
-of them at once, and the others run meanwhile: all meet the same load of the machine.
+Part of scripts/bench --detectors --programs. motion reads a file no faster than it was recorded, so replay runs while
+motion looks at the same file: both meet the same load of the machine. All recordings at once starve it.
 
 motion reads and looks in two threads, each at a pace of its own: a frame may be looked at twice or not at all, which
 also decides when its background takes something in. What it sees differs from run to run, also on an idle machine, so
@@ -248,27 +248,20 @@ def run_programs(
         wholes[DVR_SCAN] = Whole()
     else:
         tell("DVR-Scan is not installed here (pip install dvr-scan; or DVR_SCAN=its path)")
-    silent: dict[str, list[Motion]] = {}
-    saving: dict[str, list[Motion]] = {}
-    for clip in clips if has_motion else ():
-        path = folder / clip["file"]
-        silent[clip["name"]] = [Motion(path, clip, SAVES_NOTHING) for _ in range(SILENT_RUNS)]
-        saving[clip["name"]] = [Motion(path, clip, SAVES_WHAT_MOVES) for _ in range(SAVING_RUNS)]
     for clip in follow(clips):
         name, path = clip["name"], folder / clip["file"]
-        wholes[REPLAY].add(
-            name, [spend([sys.executable, "-m", "agent", "replay", "--json", str(path)]) for _ in range(runs)]
-        )
+        silent = [Motion(path, clip, SAVES_NOTHING) for _ in range(SILENT_RUNS if has_motion else 0)]
+        saving = [Motion(path, clip, SAVES_WHAT_MOVES) for _ in range(SAVING_RUNS if has_motion else 0)]
+        replays = [spend([sys.executable, "-m", "agent", "replay", "--json", str(path)]) for _ in range(runs)]
+        wholes[REPLAY].add(name, replays)
         if program:
             spent, wholes[DVR_SCAN].active[name] = run_dvr_scan(program, path, clip)
             wholes[DVR_SCAN].add(name, [spent])
-    for clip in clips:
-        name, path = clip["name"], folder / clip["file"]
         if has_motion:
-            wholes[MOTION].add(name, [motion.wait()[0] for motion in silent[name]])
+            wholes[MOTION].add(name, [motion.wait()[0] for motion in silent])
             size, frames = luma_of(path)
             ranked = []
-            for motion in saving[name]:
+            for motion in saving:
                 try:
                     active = frames_saved(motion.wait(size)[1], frames, clip["fps"])
                     ranked.append((share_of_quiet(active, clip), active))
