@@ -15,7 +15,7 @@ from agent.cameras.fake import FakeSource
 from agent.cameras.scenes import BUILT_IN
 from agent.model import NS_PER_S, Box, Frame, Motion, Packet, SensorReading
 from agent.motion import Detector
-from agent.motion.things import merged
+from agent.motion.things import merged, things
 from agent.settings import ZoneSettings
 
 W, H = 320, 240
@@ -283,6 +283,41 @@ def test_rain_is_no_motion() -> None:
         return picture
 
     assert [t for t in active_times(watch(scene, 15)) if t > 5] == []
+
+
+def heavy_rain(t_s: float, streaks: int = 30, brighter: int = 60) -> Picture:
+    """From 6 s on, within two seconds; each frame's streaks are elsewhere."""
+    random, picture = np.random.default_rng(round(t_s * 1000)), wall()
+    for _ in range(round(streaks * min(1.0, max(0.0, t_s - 6) / 2))):
+        x, y = random.integers(0, W), random.integers(0, H - 20)
+        picture[y : y + 18, x : x + 1] += brighter
+    return picture
+
+
+def test_rain_that_sets_in_hard_is_no_motion() -> None:
+    assert [t for t in active_times(watch(heavy_rain, 14)) if t > 5] == []
+
+
+def test_somebody_who_walks_as_the_rain_sets_in_is_found() -> None:
+    times = active_times(watch(lambda t: walker_on(heavy_rain(t), t, at_s=7.0), 11))
+    assert 7.0 < times[0] < 8.0
+
+
+def test_small_things_that_are_gone_at_the_next_look_are_none_where_the_picture_is_full_of_such() -> None:
+    candidates = np.zeros((30, 40), np.uint8)
+    candidates[10:13, 10:13] = 30
+    changed = np.zeros((120, 160), np.uint8)
+    changed[36:48:2, 36:48] = 255
+
+    def boxes(before: npt.NDArray[np.uint8], changed: npt.NDArray[np.uint8] = changed) -> int:
+        return len(things(changed, before, candidates, candidates > 0, (1 / 160, 1 / 120)).boxes)
+
+    gone, rain = np.zeros_like(changed), changed.copy()
+    rain[::7, 60::5] = 255
+    assert boxes(changed) == 1
+    assert boxes(gone) == 1  # whoever runs alone may be elsewhere at each look
+    assert boxes(gone, rain) == 0
+    assert boxes(changed, rain) == 1
 
 
 def test_it_learns_within_five_seconds_and_says_so_meanwhile() -> None:

@@ -49,6 +49,8 @@ class Scene:
         self._noise_since_s = 0.0
         self._same = self.usual = self._low = self._high = self._lowest = self._highest = self.margin = first
         self.level = first
+        # An array: OpenCV takes three times as long to compare with a number.
+        self._clipped: Plane = np.full_like(first, CLIPPED)
         self.light: Light | None = None
         self._gain: Gain | None = None
         self.doubt: Plane | None = None
@@ -97,7 +99,7 @@ class Scene:
     def follow_light(self, things: Plane | None, since_s: float) -> None:
         """Follow the light, but not that of things (cells, 255). To be followed by an update."""
         light = _around(self.light, things)
-        if light is not None:
+        if light is not None and not light.is_small:
             # Clipped: one mad ratio in the dark must not blow up what was learned.
             step = 1 + rate(since_s, self._rules.relight_s) * (1 / np.clip(light.tiles, 0.5, 2.0) - 1)
             self._mean *= spread_out(step.astype(np.float32), self._mean.shape)
@@ -128,9 +130,12 @@ class Scene:
         self._same = cv2.inRange(self.level, self._lowest, self._highest)
         return bool(cv2.countNonZero(self._same) > most)
 
-    def relight(self, small: Plane) -> Levels:
-        """After is_quiet: look for the light of now. Returns the usual light to that of now, per tile."""
-        ratio = self.tiles / tile_means(small)
+    def relight(self, small: Plane, means: Levels) -> Levels:
+        """After is_quiet: look for the light of now. means: of small's tiles. Returns the usual light to that of now,
+
+        per tile.
+        """
+        ratio = self.tiles / means
         light = smooth_light(ratio, self._rules)
         if is_like(light, self.light, 2 * self._rules.even):
             return ratio
@@ -144,7 +149,7 @@ class Scene:
         cv2 = opencv()
         same = self._same
         if self.light is not None and self.light.least < 0.97:
-            same = cv2.bitwise_or(same, cv2.compare(small, CLIPPED, cv2.CMP_GE))
+            same = cv2.bitwise_or(same, cv2.compare(small, self._clipped, cv2.CMP_GE))
         return cv2.bitwise_not(same) if same.size - cv2.countNonZero(same) >= least else None
 
     def _set_light(self, light: Light | None) -> None:

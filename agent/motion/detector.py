@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from agent.motion.background import Restlessness, Scene, rate
 from agent.motion.light import (
     ALIKE,
     Levels,
-    Light,
     LightChange,
     doubt_of,
     gain_of,
@@ -25,6 +23,7 @@ from agent.motion.light import (
     tile_means,
 )
 from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, PER_PIXEL, TILE, Rules
+from agent.motion.seen import Look, Seen
 from agent.motion.things import things
 from agent.settings import ZoneSettings
 from agent.zones import Zones, fill
@@ -32,36 +31,6 @@ from agent.zones import Zones, fill
 _NEAR = np.ones((5, 5), np.uint8)
 _INSIDE = np.ones((9, 9), np.uint8)
 MANY = 1000
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What the detector saw on its last frame, for pictures of its stages. Arrays are its own: look, don't touch.
-
-    small, level: the analysis picture less BLACK, and the same in the light of the background. changed: 255 where
-    a pixel is unlike the background. counts, limits: changed pixels per overlapping tile, and what is too many.
-    candidates: 255 where too many changed and something moves. light: what level was multiplied by, per tile.
-    """
-
-    small: Plane
-    level: Plane
-    light: Light | None
-    changed: Plane | None
-    _counts: Plane | None
-    _limits: Plane
-    _candidates: Plane | None
-
-    @property
-    def counts(self) -> Levels | None:
-        return None if self._counts is None else self._counts * np.float32(1 / PER_PIXEL)
-
-    @property
-    def limits(self) -> Levels:
-        return self._limits * np.float32(1 / PER_PIXEL)
-
-    @property
-    def candidates(self) -> Plane | None:
-        return None if self._candidates is None else (self._candidates > 0) * np.uint8(255)
 
 
 class Detector:
@@ -86,6 +55,7 @@ class Detector:
         self._rules = rules or Rules()
         self._active_ns = round(self._rules.active_s * NS_PER_S)
         self._idle_ns = round(self._rules.idle_s * NS_PER_S)
+        self._stir_ns = round(self._rules.stir_s * NS_PER_S)
         self._halvings = max(0, round(math.log2(max(width, height * 4 // 3) / ANALYSIS_WIDTH)))
         step = 1 << self._halvings
         # Whole tiles only: the few columns and rows that do not fill one are left out.
@@ -152,7 +122,9 @@ class Detector:
         self._age: Plane = np.zeros_like(self._one)
         self._has_ages = False
         self._restless = 0.0
-        self._past: deque[tuple[int, Plane, Plane, Light | None]] = deque()
+        self._trusted_until_ns = 0
+        self._shadow_ns, self._is_doubted = t_ns - NS_PER_S, False
+        self._past: deque[Look] = deque()
         self._changes: deque[tuple[int, Plane | None]] = deque()
         self._moments: deque[Moment] = deque(maxlen=self._confirm)
         self._since: Moment | None = None
@@ -203,6 +175,9 @@ class Detector:
             # While nothing stirs. No more than that: what is new must be confirmed within three frames.
             self._pass_until_ns = now + self._idle_ns
             self._passes_most = 2
+        elif not self._learning:
+            self._pass_until_ns = now + self._stir_ns
+            self._passes_most = 1
 
     def _shrink(self, y: Plane) -> Plane:
         """The luma halved, whole tiles of it, less BLACK."""
@@ -223,12 +198,21 @@ class Detector:
 
     def _look(self, small: Plane, frame: Frame) -> Motion:
         now, scene = frame.t_ns, self._scene
+        before = self._changed_before(now)
         if scene.is_quiet(small, self._least):
             return self._rest(small, frame)
-        ratio = scene.relight(small)
+        if self._may_be_as_usual(now):
+            still = self._changed(small)
+            if still is None:
+                return self._rest(small, frame)
+            counts, _, too_many = self._count_both(still, before)
+            if not opencv().countNonZero(too_many):
+                return self._rest(small, frame, still, counts)
+        means = tile_means(small)
+        ratio = scene.relight(small, means)
         level, light = scene.level, scene.light
         changed = self._changed(small)
-        before = self._remember(now, small, changed)
+        self._remember(now, small, means, changed)
         once = twice = over = candidates = None
         restless = moving_share = 0.0
         if changed is not None:
@@ -238,7 +222,7 @@ class Detector:
         if self._light_change.is_another_picture:
             return self._adopt(small, frame)
         if restless and changed is not None and over is not None:
-            candidates = self._moving(small, level, changed, over)
+            candidates = self._moving(small, means, level, changed, over)
             if candidates is not None:
                 moving_share = np.count_nonzero(candidates) / candidates.size
         self._grow_older(frame.moment, candidates, twice)
@@ -246,16 +230,22 @@ class Detector:
         if self._has_ages and self._since is None and self._light_change.holds(now):
             # What is there already is believed as soon as the light is steady.
             self._age = np.minimum(self._age, self._confirm - 1)
-        motion = self._word(frame, changed, candidates, light_changed)
+        motion = self._word(frame, changed, before, candidates, light_changed)
         self._follow(now, small, candidates, once, twice)
         self._end_of_learning(now, restless)
         self._seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
         return motion
 
-    def _rest(self, small: Plane, frame: Frame) -> Motion:
-        """A frame in which nothing changed but, perhaps, the light some frames ago."""
+    def _may_be_as_usual(self, now: int) -> bool:
+        """Whether leaves or rain that stay within their limits need no closer look: now and then they do."""
+        if self._has_ages or self._learning or self._since is not None:
+            return False
+        return now - self._updated_ns < self._rules.update_s * NS_PER_S
+
+    def _rest(self, small: Plane, frame: Frame, changed: Plane | None = None, once: Plane | None = None) -> Motion:
+        """A frame in which nothing changed, or no more than is usual, but, perhaps, the light some frames ago."""
         now, light = frame.t_ns, self._scene.light
-        self._remember(now, small, None)
+        self._remember(now, small, None, changed)
         self._light_change.see_same(now, light is None, frame.sensor)
         if self._has_ages:
             self._grow_older(frame.moment, None, None)
@@ -263,7 +253,7 @@ class Detector:
         self._follow(now, small, None, None, None)
         if self._learning:
             self._end_of_learning(now, 0.0)
-        self._seen = Seen(small, self._scene.level, light, None, None, self._once.limits, None)
+        self._seen = Seen(small, self._scene.level, light, changed, once, self._once.limits, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
@@ -284,16 +274,20 @@ class Detector:
         changed = cv2.bitwise_and(changed, self._counted)
         return changed if cv2.countNonZero(changed) >= self._least else None
 
-    def _remember(self, now: int, small: Plane, changed: Plane | None) -> Plane | None:
-        """Keep this frame for comparison; what had changed pair_s ago (None: nothing)."""
-        rules, past, changes = self._rules, self._past, self._changes
-        past.append((now, small, self._scene.level, self._scene.light))
-        while len(past) > 2 and now - past[1][0] >= rules.look_back_s * NS_PER_S:
+    def _remember(self, now: int, small: Plane, means: Levels | None, changed: Plane | None) -> None:
+        """Keep this frame for comparison."""
+        past = self._past
+        past.append(Look(now, small, means, self._scene.level, self._scene.light))
+        while len(past) > 2 and now - past[1].t_ns >= self._rules.look_back_s * NS_PER_S:
             past.popleft()
-        changes.append((now, changed))
-        while len(changes) > 1 and now - changes[1][0] >= rules.pair_s * NS_PER_S:
+        self._changes.append((now, changed))
+
+    def _changed_before(self, now: int) -> Plane | None:
+        """What had changed pair_s ago; None: nothing."""
+        changes = self._changes
+        while len(changes) > 1 and now - changes[1][0] >= self._rules.pair_s * NS_PER_S:
             changes.popleft()
-        return changes[0][1]
+        return changes[0][1] if changes else None
 
     def _count_both(self, changed: Plane, before: Plane | None) -> tuple[Plane, Plane | None, Plane]:
         """Counts per tile of what changed, of what changed twice running, and what is too many of either.
@@ -317,18 +311,17 @@ class Detector:
         counts: Plane = cv2.blur(cells, (2, 2))
         return counts
 
-    def _moving(self, small: Plane, level: Plane, changed: Plane, over: Plane) -> Plane | None:
+    def _moving(self, small: Plane, means: Levels, level: Plane, changed: Plane, over: Plane) -> Plane | None:
         """over where the picture differs from that of look_back_s ago too."""
         cv2 = opencv()
-        _, then_small, then_level, then_light = self._past[0]
-        margin, light = self._scene.margin, self._scene.light
-        if light is then_light or is_like(light, then_light, ALIKE):
-            differs = cv2.absdiff(level, then_level)
+        then, margin, light = self._past[0], self._scene.margin, self._scene.light
+        if light is then.light or is_like(light, then.light, ALIKE):
+            differs = cv2.absdiff(level, then.level)
         else:
             # Straight from one to the other: by way of the usual light two errors would add.
-            between = light_between(tile_means(then_small), tile_means(small), self._rules)
+            between = light_between(tile_means(then.small) if then.means is None else then.means, means, self._rules)
             gain = None if between is None else gain_of(between, small.shape)
-            differs = cv2.absdiff(lit(small, gain), then_small)
+            differs = cv2.absdiff(lit(small, gain), then.small)
             doubt = doubt_of(between, gain, self._rules)
             margin = margin if doubt is None else cv2.add(margin, doubt)
         moved = cv2.bitwise_and(cv2.compare(differs, margin, cv2.CMP_GT), changed)
@@ -382,7 +375,9 @@ class Detector:
     ) -> None:
         """Now and then what is usual follows what is seen."""
         since_s = (now - self._updated_ns) / NS_PER_S
-        if since_s < self._rules.update_s:
+        # At first more often: what was learned in a second and a half is rough.
+        is_idle = once is None and self._updates >= 40
+        if since_s < (self._rules.rest_update_s if is_idle else self._rules.update_s):
             return
         self._updated_ns = now
         is_held = held = things = None
@@ -404,7 +399,15 @@ class Detector:
         self._once.learn(once, busy, share)
         self._twice.learn(twice, busy, share)
 
-    def _word(self, frame: Frame, changed: Plane | None, candidates: Plane | None, light_changed: bool) -> Motion:
+    def _word(
+        self,
+        frame: Frame,
+        changed: Plane | None,
+        before: Plane | None,
+        candidates: Plane | None,
+        light_changed: bool,
+    ) -> Motion:
+        was_doubted, self._is_doubted = self._is_doubted, False
         if candidates is None or changed is None:
             return self._not_active(frame, 0.0, light_changed)
         ages = self._age * (candidates > 0)
@@ -412,32 +415,46 @@ class Detector:
         score = round(0.5 * min(1.0, oldest / (self._confirm + 1)), 3)
         if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
-        scene = self._scene
-        pictures = None
-        # A lamp leaves texture too: who was active stays so.
-        if scene.light is not None and not (self._since and (light_changed or self._light_change.holds(frame.t_ns))):
-            # In the light of most of the picture, so that what is left is of some part of it.
-            whole = opencv().convertScaleAbs(self._past[-1][1], alpha=scene.light.middle)
-            pictures = (whole, scene.usual, scene.noise)
-        cells, boxes, excess, is_scattered = things(changed, candidates, ages >= self._confirm, self._pixel, pictures)
-        if not boxes:
+        pictures = self._pictures(frame.t_ns, light_changed)
+        found = things(changed, before, candidates, ages >= self._confirm, self._pixel, pictures)
+        if found.has_shadows:
+            self._shadow_ns = frame.t_ns
+        if not found.boxes:
             return self._not_active(frame, min(score, 0.5), light_changed)
-        # Little of it must show for twice as long: of noise, rain and leaves there is seldom more than a trace.
-        is_faint = excess < self._rules.trace and oldest < 2 * self._confirm
-        if self._since is None and (is_faint or is_scattered):
-            return self._not_active(frame, min(score, 0.5), light_changed)
-        self._since = self._since or self._moments[0]
+        if self._since is None:
+            # Little of it must show for twice as long: of noise, rain and leaves there is seldom more than a trace.
+            is_faint = found.excess < self._rules.trace and oldest < 2 * self._confirm
+            # Where shadows pass, one look at which one of them is taken for a thing is not enough.
+            self._is_doubted = frame.t_ns - self._shadow_ns < NS_PER_S
+            is_doubtful = self._is_doubted and not was_doubted
+            if is_faint or found.is_scattered or is_doubtful:
+                return self._not_active(frame, min(score, 0.5), light_changed)
+            self._since = self._moments[0]
+        elif pictures is not None and not found.has_shadows:
+            self._trusted_until_ns = frame.t_ns + round(self._rules.trust_s * NS_PER_S)
         return Motion(
             frame.seq,
             frame.t_ns,
             # 60 pixels beyond the usual, a person of 15 % of the picture's height, come to 0.82.
-            score=round(1 - 0.5 * math.exp(-excess / 60), 3),
+            score=round(1 - 0.5 * math.exp(-found.excess / 60), 3),
             active=True,
-            boxes=boxes,
-            zones=self._zones.touched(cells),
+            boxes=found.boxes,
+            zones=self._zones.touched(found.cells),
             light_changed=light_changed,
             since=self._since,
         )
+
+    def _pictures(self, now: int, light_changed: bool) -> tuple[Plane, Plane, Levels] | None:
+        """Of now, as usual, and the noise, where it must be asked whether what moves is a shadow."""
+        scene = self._scene
+        if scene.light is None:
+            return None
+        # What was no shadow a moment ago is none now. A lamp leaves texture too: who was active stays so.
+        is_sure = now < self._trusted_until_ns or light_changed or self._light_change.holds(now)
+        if self._since is not None and is_sure:
+            return None
+        # In the light of most of the picture, so that what is left is of some part of it.
+        return opencv().convertScaleAbs(self._past[-1].small, alpha=scene.light.middle), scene.usual, scene.noise
 
     def _not_active(self, frame: Frame, score: float, light_changed: bool) -> Motion:
         self._since = None

@@ -163,7 +163,7 @@ class LightChange:
         """
         self.share = 0.0
         if light is not None and (light.most > 1.06 or light.least < 0.94):
-            self.share = np.count_nonzero(np.abs(ratio - _ONE) > 0.06) / ratio.size
+            self.share = 1 - opencv().countNonZero(opencv().inRange(ratio, 0.94, 1.06)) / ratio.size
         self._note(t_ns, restless, sensor)
 
     def see_same(self, t_ns: int, is_usual: bool, sensor: SensorReading | None = None) -> None:

@@ -28,8 +28,10 @@ class Rules:
     relight_s: how fast it follows a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts;
     the noise is learned on every noise_every-th update.
     look_back_s: a thing moves if the picture differs from that of so long ago.
-    pair_s: rain and snow leave a pixel again within this. update_s, light_update_s: the background follows so often.
+    pair_s: rain and snow leave a pixel again within this. update_s, light_update_s: the background follows so often;
+    rest_update_s: while no more than usual moves. trust_s: what was no shadow is not asked again for so long.
     idle_s: while nothing stirs, up to two frames nearer than this to the last one looked at are passed over.
+    stir_s: while something does, one frame is.
     active_s: once active, frames nearer than this to the last one looked at are taken to show the same.
     hold_s, hold_longest_s: nothing new becomes active for so long after a change of light.
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
@@ -51,9 +53,11 @@ class Rules:
     look_back_s: float = 0.35
     pair_s: float = 0.045
     update_s: float = 0.24
+    rest_update_s: float = 0.48
     light_update_s: float = 0.95
     active_s: float = 0.25
     idle_s: float = 0.11
+    stir_s: float = 0.05
     hold_s: float = 0.5
     hold_longest_s: float = 2.0
     floor: float = 3.0
@@ -67,3 +71,4 @@ class Rules:
     calm_once: float = 5.0
     moves: float = 0.5
     trace: float = 4.0
+    trust_s: float = 0.9
