@@ -15,7 +15,7 @@ from agent.cameras.fake import FakeSource
 from agent.cameras.scenes import BUILT_IN
 from agent.model import NS_PER_S, Box, Frame, Motion, Packet, SensorReading
 from agent.motion import Detector
-from agent.motion.things import merged, things
+from agent.motion.things import MAYBE, SURE, merged, shadow_likeness, things
 from agent.settings import ZoneSettings
 
 W, H = 320, 240
@@ -223,6 +223,23 @@ def test_somebody_in_one_dark_colour_is_no_shadow() -> None:
     for level in (30.0, 60.0, 90.0):
         times = active_times(watch(lambda t, of=level: walker_on(ground(), t, level=of), 7))  # type: ignore[misc]
         assert 4.0 < times[0] < 4.5
+
+
+def test_a_shadow_that_took_the_texture_is_told_by_the_levels_under_it() -> None:
+    random = np.random.default_rng(5)
+    rough = cv2.GaussianBlur(random.normal(0, 1, (60, 60)), (0, 0), 4)
+    usual = np.clip(110 + 40 * rough / rough.std() + 6 * random.normal(size=(60, 60)), 20, 220).astype(np.uint8)
+    smooth = cv2.GaussianBlur(usual, (0, 0), 1.5)
+    noise = np.ones((60, 60), np.float32)
+
+    def likeness(now: npt.NDArray[np.uint8]) -> float:
+        found = shadow_likeness(now, usual, noise, (10, 10, 40, 40))
+        assert found is not None
+        return found
+
+    assert likeness((smooth * 0.55).astype(np.uint8)) >= SURE
+    assert likeness(np.full((60, 60), 45, np.uint8)) < MAYBE
+    assert likeness(smooth[::-1, ::-1] // 2) < MAYBE  # clothes of as many levels, but others
 
 
 def test_somebody_who_walks_while_a_hard_shadow_passes_is_found() -> None:
