@@ -131,9 +131,9 @@ class Scene:
         return bool(cv2.countNonZero(self._same) > most)
 
     def relight(self, small: Plane, means: Levels) -> Levels:
-        """After is_quiet: look for the light of now. means: of small's tiles. Returns the usual light to that of now,
+        """After is_quiet: look for the light of now. Returns the usual light to that of now, per tile.
 
-        per tile.
+        means: of the tiles of small.
         """
         ratio = self.tiles / means
         light = smooth_light(ratio, self._rules)

@@ -163,7 +163,8 @@ class LightChange:
         """
         self.share = 0.0
         if light is not None and (light.most > 1.06 or light.least < 0.94):
-            self.share = 1 - opencv().countNonZero(opencv().inRange(ratio, 0.94, 1.06)) / ratio.size
+            cv2 = opencv()
+            self.share = 1 - cv2.countNonZero(cv2.inRange(ratio, 0.94, 1.06)) / ratio.size
         self._note(t_ns, restless, sensor)
 
     def see_same(self, t_ns: int, is_usual: bool, sensor: SensorReading | None = None) -> None:

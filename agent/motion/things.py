@@ -65,7 +65,6 @@ def things(
     found[labels[old]] = True
     # Each pixel counts in four tiles.
     excess = np.bincount(every, weights=candidates.ravel(), minlength=len(stats)) / (4 * PER_PIXEL)
-    fleeting = None if before is None else cv2.subtract(changed, before)
     rectangles: list[tuple[int, int, int, int, int]] = []
     unsure: list[int] = []
     shadows = 0
@@ -75,7 +74,7 @@ def things(
         # A cell counts the tile that begins one cell before it.
         left, top = max(left - 1, 0) * CELL, max(top - 1, 0) * CELL
         part = np.s_[top : top + (high + 1) * CELL, left : left + (wide + 1) * CELL]
-        if fleeting is not None and excess[label] < BIT and _is_rain(changed, fleeting, part):
+        if before is not None and excess[label] < BIT and _is_rain(changed, before, part):
             found[label] = False
             continue
         x, y, w, h = cv2.boundingRect(changed[part])
@@ -99,11 +98,13 @@ def things(
     return Things(cells, tuple(merged(boxes)), float(excess[found].max(initial=0.0)), is_scattered, shadows > 0)
 
 
-def _is_rain(changed: Plane, fleeting: Plane, part: tuple[slice, slice]) -> bool:
+def _is_rain(changed: Plane, before: Plane, part: tuple[slice, slice]) -> bool:
     """Whether hardly anything of the part had changed before too, while most such pixels are elsewhere."""
     cv2 = opencv()
-    pixels, here = cv2.countNonZero(changed[part]), cv2.countNonZero(fleeting[part])
-    return bool(here > (1 - STAYS) * pixels and cv2.countNonZero(fleeting) > 2 * here)
+    here = cv2.countNonZero(cv2.subtract(changed[part], before[part]))
+    if here <= (1 - STAYS) * cv2.countNonZero(changed[part]):
+        return False
+    return bool(cv2.countNonZero(cv2.subtract(changed, before)) > 2 * here)
 
 
 def shadow_likeness(small: Plane, usual: Plane, noise: Levels, box: tuple[int, int, int, int]) -> float | None:
