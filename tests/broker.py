@@ -304,3 +304,12 @@ def read_packet(sock: socket.socket) -> bytes:
             return b""
         body += piece
     return head + body
+
+
+def packet_id(publish: bytes) -> bytes:
+    """The packet id of a QoS 1 PUBLISH."""
+    start = 2
+    while publish[start - 1] & 0x80:
+        start += 1
+    topic_bytes = int.from_bytes(publish[start : start + 2], "big")
+    return publish[start + 2 + topic_bytes : start + 4 + topic_bytes]

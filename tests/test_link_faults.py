@@ -15,7 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broker import DEADLINE_S, Mosquitto, Subscriber, fake_broker, free_port, read_packet, requires_mosquitto
+from broker import (
+    DEADLINE_S,
+    Mosquitto,
+    Subscriber,
+    fake_broker,
+    free_port,
+    packet_id,
+    read_packet,
+    requires_mosquitto,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_fixtures import BASE, Desk
@@ -37,15 +46,6 @@ Start = Callable[..., Mosquitto]
 def version_of(connect: bytes) -> int:
     """The protocol level of a CONNECT packet, whose length takes one or two bytes."""
     return connect[connect.index(b"\x00\x04MQTT") + 6]
-
-
-def packet_id(publish: bytes) -> bytes:
-    """The packet id of a QoS 1 PUBLISH."""
-    start = 2
-    while publish[start - 1] & 0x80:
-        start += 1
-    topic_bytes = int.from_bytes(publish[start : start + 2], "big")
-    return publish[start + 2 + topic_bytes : start + 4 + topic_bytes]
 
 
 def trouble(desk: Desk, *words: str) -> str:

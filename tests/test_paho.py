@@ -12,7 +12,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from broker import DEADLINE_S, Mosquitto, Subscriber, fake_broker, read_packet, requires_mosquitto, until
+from broker import DEADLINE_S, Mosquitto, Subscriber, fake_broker, packet_id, read_packet, requires_mosquitto, until
 from link_fixtures import BASE, NODE, Desk
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -174,14 +174,6 @@ class Greedy:
                 waiting.clear()
             elif len(waiting) >= self._enough:
                 return
-
-
-def packet_id(publish: bytes) -> bytes:
-    start = 2
-    while publish[start - 1] & 0x80:
-        start += 1
-    topic_bytes = int.from_bytes(publish[start : start + 2], "big")
-    return publish[start + 2 + topic_bytes : start + 4 + topic_bytes]
 
 
 def test_paho_ignores_the_receive_maximum_and_most_of_all_when_it_connects_again(client: paho.Client) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
-from broker import DEADLINE_S, fake_broker, read_packet
+from broker import DEADLINE_S, fake_broker, packet_id, read_packet
 from link_fixtures import BASE, Desk
 
 from agent.delivery import BEHIND_S
@@ -19,15 +19,6 @@ from agent.suspicion import ENOUGH_DEATHS, GIVE_UP_DEATHS, Suspicion
 
 CONNACKS: dict[Attempt, bytes] = {"5": b"\x20\x03\x00\x00\x00", "3.1.1": b"\x20\x02\x00\x00"}
 PACKET_TOO_LARGE = b"\xe0\x02\x95\x00"
-
-
-def packet_id(publish: bytes) -> bytes:
-    """The packet id of a QoS 1 PUBLISH."""
-    start = 2
-    while publish[start - 1] & 0x80:
-        start += 1
-    topic_bytes = int.from_bytes(publish[start : start + 2], "big")
-    return publish[start + 2 + topic_bytes : start + 4 + topic_bytes]
 
 
 class Touchy:
