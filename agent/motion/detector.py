@@ -416,7 +416,8 @@ class Detector:
         if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
         pictures = self._pictures(frame.t_ns, light_changed)
-        found = things(changed, before, candidates, ages >= self._confirm, self._pixel, pictures)
+        is_soon = frame.t_ns - self._changes[0][0] <= self._rules.soon_s * NS_PER_S
+        found = things(changed, before, is_soon, candidates, ages >= self._confirm, self._pixel, pictures)
         if found.has_shadows:
             self._shadow_ns = frame.t_ns
         if not found.boxes:

@@ -28,8 +28,9 @@ class Rules:
     relight_s: how fast it follows a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts;
     the noise is learned on every noise_every-th update.
     look_back_s: a thing moves if the picture differs from that of so long ago.
-    pair_s: rain and snow leave a pixel again within this. update_s, light_update_s: the background follows so often;
-    rest_update_s: while no more than usual moves. trust_s: what was no shadow is not asked again for so long.
+    pair_s: rain and snow leave a pixel again within this. soon_s: within this who walks still overlaps himself.
+    update_s, light_update_s: the background follows so often; rest_update_s: while no more than usual moves.
+    trust_s: what was no shadow is not asked again for so long.
     idle_s: while nothing stirs, up to two frames nearer than this to the last one looked at are passed over.
     stir_s: while something does, one frame is.
     active_s: once active, frames nearer than this to the last one looked at are taken to show the same.
@@ -52,6 +53,7 @@ class Rules:
     history_s: float = 8.0
     look_back_s: float = 0.35
     pair_s: float = 0.045
+    soon_s: float = 0.12
     update_s: float = 0.24
     rest_update_s: float = 0.48
     light_update_s: float = 0.95

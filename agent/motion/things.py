@@ -27,8 +27,11 @@ OF_LEVELS, ALIKE_LEVELS = 0.6, 0.3
 than they do. Before a thing in one colour both spread alike. From 0.7 on a person loses to a lamp that went off."""
 BIT = 20.0
 """Excess pixels. No streak of rain fills a tile, so what has more is none."""
-STAYS = 0.12
-"""Of the changed pixels of rain and snow 3 to 10 % had changed at the look before, of whoever walks most."""
+PASSING = 80.0
+"""Excess pixels. An insect or a drop close to the lens has up to 65; a car that comes in fast has more than this."""
+STAYS, OVERLAPS = 0.12, 0.1
+"""Of the changed pixels of rain and snow 3 to 10 % had changed at the look before, of insects none, of whoever walks
+most."""
 
 
 class Things(NamedTuple):
@@ -47,16 +50,17 @@ class Things(NamedTuple):
 def things(
     changed: Plane,
     before: Plane | None,
+    is_soon: bool,
     candidates: Plane,
     old: npt.NDArray[np.bool_],
     share: tuple[float, float],
     pictures: tuple[Plane, Plane, Levels] | None = None,
 ) -> Things:
-    """What of the candidates hangs together with old ones and is neither shadow nor rain.
+    """What of the candidates hangs together with old ones and is neither shadow nor rain, nor merely flies by.
 
-    changed: pixels, 255; before: those of a look before, if any; candidates: cells, counts that are too many; old:
-    cells; share: width and height of one pixel in the picture; pictures: of now, as usual, and its noise (mean
-    deviation), where there may be shadows.
+    changed: pixels, 255; before: those of a look before, if any; is_soon: that was so short a time ago that who walks
+    would overlap himself; candidates: cells, counts that are too many; old: cells; share: width and height of one
+    pixel in the picture; pictures: of now, as usual, and its noise (mean deviation), where there may be shadows.
     """
     cv2 = opencv()
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(candidates, _JOIN), connectivity=8)
@@ -74,13 +78,14 @@ def things(
         # A cell counts the tile that begins one cell before it.
         left, top = max(left - 1, 0) * CELL, max(top - 1, 0) * CELL
         part = np.s_[top : top + (high + 1) * CELL, left : left + (wide + 1) * CELL]
-        if before is not None and excess[label] < BIT and _is_rain(changed, before, part):
+        is_bit = excess[label] < BIT
+        if before is not None and excess[label] < PASSING and _passes(changed, before, part, is_bit, is_soon):
             found[label] = False
             continue
         x, y, w, h = cv2.boundingRect(changed[part])
         likeness = 0.0 if pictures is None or not w else shadow_likeness(*pictures, (left + x, top + y, w, h))
         if likeness is None:
-            likeness = MAYBE if excess[label] < BIT else 0.0
+            likeness = MAYBE if is_bit else 0.0
         if likeness >= SURE:
             shadows += 1
             found[label] = False
@@ -98,11 +103,16 @@ def things(
     return Things(cells, tuple(merged(boxes)), float(excess[found].max(initial=0.0)), is_scattered, shadows > 0)
 
 
-def _is_rain(changed: Plane, before: Plane, part: tuple[slice, slice]) -> bool:
-    """Whether hardly anything of the part had changed before too, while most such pixels are elsewhere."""
+def _passes(changed: Plane, before: Plane, part: tuple[slice, slice], is_bit: bool, is_soon: bool) -> bool:
+    """Whether hardly anything of the part had changed before too: an insect, a drop; a bit may be rain.
+
+    Somebody quick would be elsewhere too where the look before is not of just now: then only if most such pixels are.
+    """
     cv2 = opencv()
-    here = cv2.countNonZero(cv2.subtract(changed[part], before[part]))
-    if here <= (1 - STAYS) * cv2.countNonZero(changed[part]):
+    here, every = cv2.countNonZero(cv2.subtract(changed[part], before[part])), cv2.countNonZero(changed[part])
+    if is_soon and here > (1 - OVERLAPS) * every:
+        return True
+    if not is_bit or here <= (1 - STAYS) * every:
         return False
     return bool(cv2.countNonZero(cv2.subtract(changed, before)) > 2 * here)
 
