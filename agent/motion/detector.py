@@ -416,7 +416,8 @@ class Detector:
         if oldest < self._confirm or self._learning:
             return self._not_active(frame, score, light_changed)
         pictures = self._pictures(frame.t_ns, light_changed)
-        is_soon = frame.t_ns - self._changes[0][0] <= self._rules.soon_s * NS_PER_S
+        # Who is so small that he is elsewhere at each look is found when he has been there for three times as long.
+        is_soon = oldest < 3 * self._confirm and frame.t_ns - self._changes[0][0] <= self._rules.soon_s * NS_PER_S
         found = things(changed, before, is_soon, candidates, ages >= self._confirm, self._pixel, pictures)
         if found.has_shadows:
             self._shadow_ns = frame.t_ns
