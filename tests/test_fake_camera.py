@@ -225,6 +225,15 @@ def test_infrared_makes_the_picture_grey_and_noisy_until_day() -> None:
     assert abs(float(made.render(21)[0].y.mean()) - float(made.render(19)[0].y.mean())) > 15, "the switch jumps"
 
 
+def test_weak_infrared_leaves_the_place_dark_and_noisy() -> None:
+    usual, weak = (
+        [y.astype(np.int16) for y in luma(Scene("night", infrared=(Infrared(0, 9, brightness=brightness),)), 2, 2.1)]
+        for brightness in (1.0, 0.1)
+    )
+    assert 60 < weak[0].mean() < 0.7 * usual[0].mean()
+    assert (weak[1] - weak[0]).std() > 1.2 * (usual[1] - usual[0]).std()
+
+
 def test_mains_flicker_makes_bands_that_roll() -> None:
     def bands(flicker: float, frame: int) -> npt.NDArray[np.float64]:
         made = Renderer(dataclasses.replace(QUIET, flicker=flicker), W, H, 15)
@@ -588,7 +597,7 @@ def test_the_documentation_names_every_scene_ingredient_and_fault() -> None:
         assert f"`{name}`" in text, name
     for kind in ("stall", "die", "packet-gap", "jitter", "late-keyframe", "absent", "busy", "silent"):
         assert f"`{kind}`" in text, kind
-    ingredients = (Walker, Sitter, Lamp, Daylight, Cloud, Foliage, Rain, Cover, Turn, Fault)
+    ingredients = (Walker, Sitter, Lamp, Daylight, Cloud, Infrared, Foliage, Rain, Cover, Turn, Fault)
     nuisances = (Snow, Shake, Hunt, Headlights, Fan, Thing)
     for ingredient in (*ingredients, *nuisances):
         for field in dataclasses.fields(ingredient):
@@ -612,6 +621,7 @@ def test_the_documentation_names_every_scene_ingredient_and_fault() -> None:
         ("[[clouds]]\nat_s = 1\ndepth = 2", "clouds[0].depth = 2: should be at most 1"),
         ("[[lamps]]\nat_s = 1\nfor_s = inf\nreach = inf", "reach = inf: should be"),
         ("[[clouds]]\nat_s = 1\nfor_s = 0", "clouds[0].for_s = 0: should be above 0"),
+        ("[[infrared]]\nat_s = 1\nfor_s = 9\nbrightness = 0", "infrared[0].brightness = 0: should be above 0"),
         ("period_s = -2", "period_s = -2: should be"),
         ("this is not toml", "not TOML"),
     ],

@@ -18,7 +18,7 @@ from agent.cameras import figures
 from agent.cameras.backdrop import draw
 from agent.cameras.figures import LIGHT_ONE, Floats, Sprite
 from agent.cameras.planes import Planes, cv2_module
-from agent.cameras.scene import INFRARED_LIGHT, LAMP_SPREAD, Scene, cloud_profile
+from agent.cameras.scene import LAMP_SPREAD, Scene, cloud_profile
 from agent.cameras.weather import Raindrops, SensorNoise, Snowflakes, TurningBlades, WavingLeaves, wander
 from agent.model import Box, Plane, SensorReading
 
@@ -261,7 +261,7 @@ class Renderer:
             part = ys[:, None] * xs[None, :] * np.float32(beam.brightness)
             extra = part if extra is None else extra + part
         if self._infrared_pool is not None and scene.is_infrared(t_s):
-            part = self._infrared_pool * np.float32(INFRARED_LIGHT / LAMP_SPREAD * 0.75)
+            part = self._infrared_pool * np.float32(scene.infrared_light(t_s) / LAMP_SPREAD * 0.75)
             return 0.0, part if extra is None else extra + part
         for lamp, level, pool in zip(scene.lamps, scene.lamp_levels(t_s), self._pools, strict=True):
             if level > 0:
@@ -306,7 +306,7 @@ class Renderer:
         scene = self.scene
         even = scene.ambient(t_s)
         beams = tuple(middle for _, middle in scene.headlights_at(t_s))
-        key = (even, scene.lamp_levels(t_s), scene.is_infrared(t_s), exposure.scale, offset, beams)
+        key = (even, scene.lamp_levels(t_s), scene.infrared_light(t_s), exposure.scale, offset, beams)
         changing = self._changing(t_s)
         if changing is None and self._still is not None and self._still[0] == key:
             return self._still[1], self._still[2].copy()
@@ -441,7 +441,7 @@ class Renderer:
             dx, dy = (x / self.width - middle) / beam.reach, (y / self.height - beam.y) / beam.reach
             beams += beam.brightness * math.exp(-dx * dx - dy * dy)
         if self._infrared_pool is not None and scene.is_infrared(t_s):
-            return 0.0, beams + float(self._infrared_pool[y, x]) * INFRARED_LIGHT / LAMP_SPREAD * 0.75
+            return 0.0, beams + float(self._infrared_pool[y, x]) * scene.infrared_light(t_s) / LAMP_SPREAD * 0.75
         extra = beams + sum(
             float(pool[y, x]) * lamp.brightness * level
             for lamp, level, pool in zip(scene.lamps, scene.lamp_levels(t_s), self._pools, strict=True)

@@ -123,10 +123,13 @@ class Cloud:
 
 @dataclass(frozen=True, slots=True)
 class Infrared:
-    """Night mode from at_s for for_s: grey picture, infrared light from the camera, high gain."""
+    """Night mode from at_s for for_s: grey picture, infrared light from the camera, high gain; brightness: of its
+    lights, 1 as usual; at 0.1 they hardly reach the place.
+    """
 
     at_s: float
     for_s: float
+    brightness: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +261,12 @@ class Scene:
         return tuple(between(lamp.at_s, lamp.for_s, lamp.ramp_s, t_s) for lamp in self.lamps)
 
     def is_infrared(self, t_s: float) -> bool:
-        return any(night.at_s <= t_s < night.at_s + night.for_s for night in self.infrared)
+        return self.infrared_light(t_s) > 0
+
+    def infrared_light(self, t_s: float) -> float:
+        """What the camera's own lights add, 0 by day."""
+        nights = (night for night in self.infrared if night.at_s <= t_s < night.at_s + night.for_s)
+        return max((INFRARED_LIGHT * night.brightness for night in nights), default=0.0)
 
     def cover(self, t_s: float) -> tuple[float, Cover | None]:
         """How far the hand has come in, 0..1, and which it is."""
@@ -305,7 +313,7 @@ class Scene:
     def mean_light(self, t_s: float) -> float:
         """What the exposure control sees, relative to a well-lit office; never quite 0."""
         if self.is_infrared(t_s):
-            light = INFRARED_LIGHT
+            light = self.infrared_light(t_s)
         else:
             light = self.ambient(t_s)
             for cloud, middle in self.clouds_at(t_s):
@@ -368,7 +376,7 @@ def load_scene(path: Path) -> Scene:
 
 _POSITIVE = {
     *("speed", "height", "reach", "size", "w", "h", "mains_hz", "hz", "radius", "blades"),
-    *("foliage.period_s", "hunts.period_s", "clouds.for_s", "headlights.for_s"),
+    *("foliage.period_s", "hunts.period_s", "clouds.for_s", "headlights.for_s", "infrared.brightness"),
 }
 _BOUNDS = {"height": 1.5, "contrast": 1.0, "busy": 1.0, "depth": 1.0, "share": 1.0, "flicker": 0.9}
 _BOUNDS |= {"drops": 5000, "flakes": 5000, "stops": 4, "sway": 0.2, "blades": 12, "radius": 1}
