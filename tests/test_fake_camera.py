@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from video_fixtures import Recorder, decode_packets
 
 from agent.cameras.fake import FakeSource
-from agent.cameras.nuisances import Fan, Headlights, Hunt, Shake, Snow, Thing
+from agent.cameras.nuisances import Fan, Headlights, Hunt, Insects, Shake, Snow, Thing
 from agent.cameras.planes import Planes
 from agent.cameras.render import Renderer
 from agent.cameras.scene import (
@@ -350,6 +350,7 @@ EVERYTHING = Scene(
     infrared=(Infrared(4.5, 0.6),),
     foliage=(Foliage(0.1, 0.1, 0.3, 0.3),),
     rain=(Rain(1, 2),),
+    insects=(Insects(1, 4, per_s=3),),
     covers=(Cover(3, 0.3),),
     turns=(Turn(3.8, 0.4),),
     freezes=(Freeze(5.2, 0.3),),
@@ -598,7 +599,7 @@ def test_the_documentation_names_every_scene_ingredient_and_fault() -> None:
     for kind in ("stall", "die", "packet-gap", "jitter", "late-keyframe", "absent", "busy", "silent"):
         assert f"`{kind}`" in text, kind
     ingredients = (Walker, Sitter, Lamp, Daylight, Cloud, Infrared, Foliage, Rain, Cover, Turn, Fault)
-    nuisances = (Snow, Shake, Hunt, Headlights, Fan, Thing)
+    nuisances = (Snow, Insects, Shake, Hunt, Headlights, Fan, Thing)
     for ingredient in (*ingredients, *nuisances):
         for field in dataclasses.fields(ingredient):
             assert f"`{field.name}" in text, f"{ingredient.__name__}.{field.name}"
@@ -622,6 +623,11 @@ def test_the_documentation_names_every_scene_ingredient_and_fault() -> None:
         ("[[lamps]]\nat_s = 1\nfor_s = inf\nreach = inf", "reach = inf: should be"),
         ("[[clouds]]\nat_s = 1\nfor_s = 0", "clouds[0].for_s = 0: should be above 0"),
         ("[[infrared]]\nat_s = 1\nfor_s = 9\nbrightness = 0", "infrared[0].brightness = 0: should be above 0"),
+        ("[[insects]]\nat_s = 1\nfor_s = 9\nsize = 0", "insects[0].size = 0: should be above 0"),
+        ("[[insects]]\nat_s = 1\nfor_s = 9\nsize = 0.2", "insects[0].size = 0.2: should be at most 0.1"),
+        ("[[insects]]\nat_s = 1\nfor_s = 9\nper_s = 30", "insects[0].per_s = 30: should be at most 20"),
+        ("[[insects]]\nat_s = 1\nfor_s = 9\nper_s = -1", "insects[0].per_s = -1: should be 0 or more"),
+        ("[[insects]]\nat_s = 1", "insects[0].for_s: is missing"),
         ("period_s = -2", "period_s = -2: should be"),
         ("this is not toml", "not TOML"),
     ],

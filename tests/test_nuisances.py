@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from test_fake_camera import FPS, QUIET, H, W, differs, mask_of, renderer
 
-from agent.cameras.nuisances import Fan, Headlights, Hunt, Shake, Snow, Thing
+from agent.cameras.nuisances import Fan, Headlights, Hunt, Insects, Shake, Snow, Thing
 from agent.cameras.render import Renderer, Truth
 from agent.cameras.scene import Cloud, Scene, Walker
 from agent.cameras.scenes import BUILT_IN
+from agent.model import Plane
 
 
 def quiet(**more: object) -> Scene:
@@ -101,6 +102,78 @@ def test_a_flake_falls_on_from_frame_to_frame() -> None:
     assert len(inner) > 20
     assert inner[-1] - inner[0] < 0.6, "at one speed"
     assert 0 < inner[0] <= 0.4 * H / FPS + 0.6
+
+
+def test_insects_brighten_what_they_cover_and_nothing_else_while_they_fly() -> None:
+    made, bare = renderer(quiet(insects=(Insects(2, 6, per_s=4),))), renderer(QUIET).render(0)[0].y
+    seen = 0
+    for frame in range(100):
+        truth, y = made.truth(frame), made.render(frame)[0].y
+        assert not truth.boxes
+        assert not truth.things
+        assert 2 <= frame / FPS < 8 or not truth.insects
+        assert np.all(y >= bare)
+        assert truth.insects or np.array_equal(y, bare)
+        assert differs(bare, y).mean() <= 0.02 * truth.insects
+        seen += bool(differs(bare, y, 10).any())
+    assert seen > 10
+
+
+def insects_alone(fps: float, seeds: int) -> Iterator[tuple[int, int, Plane]]:
+    """Seed, frame and how much brighter its pixels are, of frames with a single insect; they are rare."""
+    for seed in range(seeds):
+        made = Renderer(quiet(insects=(Insects(0, 120, per_s=0.1),)), W, H, fps, seed)
+        bare = Renderer(QUIET, W, H, fps, seed).render(0)[0].y
+        for frame in range(round(120 * fps)):
+            if made.truth(frame).insects == 1:
+                yield seed, frame, made.render(frame)[0].y - bare
+
+
+@pytest.mark.parametrize("fps", [10, 30])
+def test_an_insect_is_elsewhere_in_each_frame(fps: int) -> None:
+    pairs = 0
+    for (seed, frame, before), (same_seed, following, now) in itertools.pairwise(insects_alone(fps, 3)):
+        if (same_seed, following) == (seed, frame + 1):
+            assert not np.any((before > 0) & (now > 0)), (seed, following)
+            pairs += bool(before.any() and now.any())
+    assert pairs > 20
+
+
+def test_an_insect_is_a_dash_and_now_and_then_one_near_the_lens_is_large_and_faint() -> None:
+    dashes = []
+    for _, _, brighter in insects_alone(10, 8):
+        ys, xs = np.nonzero(brighter > 3)
+        if xs.size and xs.min() > 0 and ys.min() > 0 and xs.max() < W - 1 and ys.max() < H - 1:
+            spread = np.linalg.eigvalsh(np.cov(np.stack([xs, ys])))
+            # Of an even bar of length l the variance along it is l * l / 12.
+            dashes.append((*np.sqrt(12 * spread) / W, int(brighter.max())))
+    assert len(dashes) > 50
+    assert all(0.008 < across < 0.05 and 0.02 < along < 0.14 for across, along, _ in dashes)
+    assert all(along > 1.5 * across for across, along, _ in dashes)
+    near = [brighter for across, _, brighter in dashes if across > 0.03]
+    far = [brighter for across, _, brighter in dashes if across < 0.025]
+    assert 0 < len(near) < 0.25 * len(dashes)
+    assert max(near) < 0.6 * max(far)
+
+
+def test_an_insect_is_gone_within_four_tenths_of_a_second() -> None:
+    made = Renderer(quiet(insects=(Insects(0, 900, per_s=0.03),)), W, H, 30)
+    there = [made.truth(frame).insects > 0 for frame in range(900 * 30)]
+    lengths_s = [len(list(group)) / 30 for flying, group in itertools.groupby(there) if flying]
+    assert len(lengths_s) > 10
+    assert max(lengths_s) <= 0.4 + 1 / 30
+    assert np.median(lengths_s) > 0.1
+
+
+def test_insects_come_as_often_as_asked_a_few_at_a_time_with_seconds_between() -> None:
+    made = Renderer(quiet(insects=(Insects(0, 900),)), W, H, 30)
+    there = np.array([made.truth(frame).insects for frame in range(900 * 30)])
+    comes = np.nonzero(np.diff(there) > 0)[0] / 30
+    assert 0.25 < comes.size / 900 < 0.45
+    gaps_s = np.diff(comes)
+    # By mere chance the median is 0.69 of the mean.
+    assert np.median(gaps_s) < 0.55 * gaps_s.mean()
+    assert 10 < gaps_s.max() < 60
 
 
 def test_a_shaking_camera_shows_the_place_shifted_and_comes_to_rest() -> None:
@@ -195,6 +268,7 @@ CAUSES: dict[str, Callable[[Truth], bool]] = {
     "night-ir": lambda truth: truth.infrared,
     "rain": lambda truth: truth.raining,
     "snow": lambda truth: truth.snowing,
+    "insects": lambda truth: truth.insects > 0,
     "shake": lambda truth: truth.shaken,
     "hunting": lambda truth: abs(truth.hunting) > 0.1,
     "headlights": lambda truth: truth.headlights,

@@ -1,4 +1,4 @@
-"""What fools detectors, as data: snow, shaking, a hunting exposure, headlights, fans, things that are moved. Pure.
+"""What fools detectors, as data: snow, insects, shaking, hunting exposure, headlights, fans, things moved. Pure.
 
 Times are scene seconds, lengths shares of the picture, as in scene.py.
 """
@@ -20,6 +20,18 @@ class Snow:
     for_s: float
     flakes: int = 150
     speed: float = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Insects:
+    """Insects and drops before an infrared camera from at_s for for_s, per_s of them on average, at uneven intervals;
+    size: of an ordinary one across its way, in widths; one in eight is near the lens, large and faint.
+    """
+
+    at_s: float
+    for_s: float
+    per_s: float = 0.35
+    size: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)

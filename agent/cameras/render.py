@@ -19,7 +19,15 @@ from agent.cameras.backdrop import draw
 from agent.cameras.figures import LIGHT_ONE, Floats, Sprite
 from agent.cameras.planes import Planes, cv2_module
 from agent.cameras.scene import LAMP_SPREAD, Scene, cloud_profile
-from agent.cameras.weather import Raindrops, SensorNoise, Snowflakes, TurningBlades, WavingLeaves, wander
+from agent.cameras.weather import (
+    FlyingInsects,
+    Raindrops,
+    SensorNoise,
+    Snowflakes,
+    TurningBlades,
+    WavingLeaves,
+    wander,
+)
 from agent.model import Box, Plane, SensorReading
 
 CODES = 4096
@@ -45,7 +53,7 @@ class Person:
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What the picture of one frame shows. light: mean over the picture, 1 a well-lit office; hunting: how many stops
-    brighter than right the exposure control makes it.
+    brighter than right the exposure control makes it; insects: how many of them.
     """
 
     frame: int
@@ -63,6 +71,7 @@ class Truth:
     shaken: bool = False
     hunting: float = 0.0
     headlights: bool = False
+    insects: int = 0
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -118,6 +127,7 @@ class Renderer:
         self._noise = SensorNoise(width, height, seed)
         self._rain = Raindrops(width, height, seed) if scene.rain else None
         self._snow = [(snow, Snowflakes(width, height, seed, snow.flakes, snow.speed)) for snow in scene.snow]
+        self._insects = [FlyingInsects(some, width, height, seed + i) for i, some in enumerate(scene.insects)]
         self._fans = [TurningBlades(fan, width, height) for fan in scene.fans]
         self._still: tuple[object, npt.NDArray[np.uint16], Plane] | None = None
         self._chroma: tuple[object, Plane, Plane] | None = None
@@ -153,6 +163,8 @@ class Renderer:
         for snow, flakes in self._snow:
             if snow.at_s <= t_s < snow.at_s + snow.for_s:
                 flakes.fall(y, t_s)
+        for insects in self._insects:
+            insects.fly(y, t_s)
         smear = self._smear(frame)
         if smear:
             y = np.asarray(self._cv2.blur(y, (smear, 1)), dtype=np.uint8)
@@ -197,6 +209,7 @@ class Renderer:
             shaken=scene.shaken_by(t_s) != (0, 0),
             hunting=scene.hunted_by(t_s),
             headlights=bool(scene.headlights_at(t_s)),
+            insects=sum(insects.in_view(t_s) for insects in self._insects),
         )
 
     # --- time and light --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from agent.cameras.nuisances import Fan, Headlights, Hunt, Shake, Snow, Thing
+from agent.cameras.nuisances import Fan, Headlights, Hunt, Insects, Shake, Snow, Thing
 from agent.errors import ConfigError
 
 Place = Literal["office", "counter", "garden"]
@@ -231,6 +231,7 @@ class Scene:
     foliage: tuple[Foliage, ...] = ()
     rain: tuple[Rain, ...] = ()
     snow: tuple[Snow, ...] = ()
+    insects: tuple[Insects, ...] = ()
     shakes: tuple[Shake, ...] = ()
     hunts: tuple[Hunt, ...] = ()
     headlights: tuple[Headlights, ...] = ()
@@ -380,6 +381,7 @@ _POSITIVE = {
 }
 _BOUNDS = {"height": 1.5, "contrast": 1.0, "busy": 1.0, "depth": 1.0, "share": 1.0, "flicker": 0.9}
 _BOUNDS |= {"drops": 5000, "flakes": 5000, "stops": 4, "sway": 0.2, "blades": 12, "radius": 1}
+_BOUNDS |= {"per_s": 20, "insects.size": 0.1}
 
 
 def _build(kind: type[Any], tree: dict[str, Any], where: str) -> Any:
@@ -416,7 +418,8 @@ def _value(hint: Any, key: str, value: Any, where: str) -> Any:
         value = int(value)
     if math.isinf(value) and key not in ("for_s", "moves_at_s", "leaves_at_s"):
         raise ValueError(f"{where} = {value!r}: should be a finite number")
-    if value <= 0 and (key in _POSITIVE or re.sub(r"\[\d+\]", "", where) in _POSITIVE):
+    place = re.sub(r"\[\d+\]", "", where)
+    if value <= 0 and (key in _POSITIVE or place in _POSITIVE):
         raise ValueError(f"{where} = {value!r}: should be above 0")
     if (
         key.endswith(
@@ -425,6 +428,7 @@ def _value(hint: Any, key: str, value: Any, where: str) -> Any:
         and value < 0
     ):
         raise ValueError(f"{where} = {value!r}: should be 0 or more")
-    if value > _BOUNDS.get(key, math.inf):
-        raise ValueError(f"{where} = {value!r}: should be at most {_BOUNDS[key]:g}")
+    most = _BOUNDS.get(place, _BOUNDS.get(key, math.inf))
+    if value > most:
+        raise ValueError(f"{where} = {value!r}: should be at most {most:g}")
     return value if hint is int else float(value)

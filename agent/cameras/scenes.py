@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.cameras.nuisances import Fan, Headlights, Hunt, Shake, Snow, Thing
+from agent.cameras.nuisances import Fan, Headlights, Hunt, Insects, Shake, Snow, Thing
 from agent.cameras.scene import (
     Cloud,
     Cover,
@@ -135,6 +135,16 @@ BUILT_IN: dict[str, Scene] = {
             light=0.9,
             snow=(Snow(at_s=5, for_s=35),),
             walkers=(Walker(at_s=20, speed=0.15, height=0.42, feet_y=0.86, look=2),),
+        ),
+        Scene(
+            "insects",
+            "counter",
+            "Insects before an infrared camera at night from 5 to 40 s; somebody walks among them at 20 s.",
+            period_s=45,
+            light=0.02,
+            infrared=(Infrared(at_s=0, for_s=45, brightness=0.1),),
+            insects=(Insects(at_s=5, for_s=35, per_s=1.0),),
+            walkers=(Walker(at_s=20, speed=0.15, height=0.5, feet_y=0.94, look=2),),
         ),
         Scene(
             "storm",

@@ -1,13 +1,15 @@
-"""What moves in the fake camera's picture by itself: leaves, fans, rain, snow, noise. Touches planes given it."""
+"""What moves in the fake camera's picture by itself: leaves, rain, snow, insects, noise. Touches planes given it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.cameras.nuisances import Fan
+from agent.cameras.nuisances import Fan, Insects
 from agent.cameras.planes import cv2_module
 from agent.cameras.scene import Foliage
 from agent.model import Plane
@@ -166,6 +168,112 @@ class Snowflakes:
             centre = (round(float(x) * 16), round(float(top - 0.05 * height) * 16))
             self._cv2.circle(sheet, centre, round(float(radius) * 16), int(bright), -1, self._cv2.LINE_AA, 4)
         self._cv2.add(y, sheet, dst=y)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """One insect, in pixels: x, y where it is halfway; way, bend: its velocity there, and its turn; size: across."""
+
+    start_s: float
+    for_s: float
+    x: float
+    y: float
+    way: tuple[float, float]
+    bend: tuple[float, float]
+    size: float
+    shine: float
+
+    def at(self, t_s: float) -> tuple[float, float]:
+        since = t_s - self.start_s - self.for_s / 2
+        dx, dy = (way * since + bend * since * since / 2 for way, bend in zip(self.way, self.bend, strict=True))
+        return self.x + dx, self.y + dy
+
+
+class FlyingInsects:
+    """Discs out of focus, drawn out to dashes while the shutter is open; to the next frame, up to 30 a second,
+    each flies farther than it is long. Now a swarm comes, then for seconds hardly one.
+    """
+
+    SHUTTER_S = 0.02
+    SWARM_S = 3.0
+
+    def __init__(self, insects: Insects, width: int, height: int, seed: int) -> None:
+        self._insects = insects
+        self._width, self._height = width, height
+        self._seed = seed
+        self._swarm = lru_cache(maxsize=4)(self._swarm_of)
+
+    def fly(self, y: Plane, t_s: float) -> None:
+        """Brighten y in place where insects are at t_s."""
+        for flight in self._flights(t_s):
+            ends, (x0, y0, x1, y1) = self._dash(flight, t_s)
+            if x0 >= x1 or y0 >= y1:
+                continue
+            (left, top), (right, bottom) = ends
+            length = math.hypot(right - left, bottom - top)
+            ux, uy = (right - left) / length, (bottom - top) / length
+            dx = np.arange(x0, x1, dtype=np.float32)[None, :] - np.float32(left)
+            dy = np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(top)
+            along, across = dx * ux + dy * uy, dy * ux - dx * uy
+            # While the disc passed a point, of the time that the shutter was open.
+            half = np.sqrt(np.maximum((flight.size / 2) ** 2 - across * across, 0))
+            passed = np.minimum(along + half, length) - np.maximum(along - half, 0)
+            share = np.float32(flight.shine / length) * np.maximum(passed, 0)
+            part = y[y0:y1, x0:x1]
+            part[:] = np.maximum(part, np.rint(part + share * (np.float32(235) - part)).astype(np.uint8))
+
+    def in_view(self, t_s: float) -> int:
+        """How many are in the picture, or touch its edge."""
+        boxes = (self._dash(flight, t_s)[1] for flight in self._flights(t_s))
+        return sum(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in boxes)
+
+    def _flights(self, t_s: float) -> list[_Flight]:
+        since = t_s - self._insects.at_s
+        if not 0 <= since < self._insects.for_s:
+            return []
+        swarm = math.floor(since / self.SWARM_S)
+        near = (*self._swarm(swarm - 1), *self._swarm(swarm))
+        return [flight for flight in near if 0 <= t_s - flight.start_s < flight.for_s]
+
+    def _dash(self, flight: _Flight, t_s: float) -> tuple[tuple[tuple[float, float], ...], tuple[int, int, int, int]]:
+        """Where it begins and ends, and the pixels in the picture that hold it: left, top, right, bottom."""
+        ends = flight.at(t_s - self.SHUTTER_S), flight.at(t_s)
+        (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(*ends, strict=True))
+        half = flight.size / 2
+        return ends, (
+            max(0, math.floor(x0 - half)),
+            max(0, math.floor(y0 - half)),
+            min(self._width, math.ceil(x1 + half) + 1),
+            min(self._height, math.ceil(y1 + half) + 1),
+        )
+
+    def _swarm_of(self, number: int) -> tuple[_Flight, ...]:
+        """Those that come within the number-th SWARM_S."""
+        if number < 0:
+            return ()
+        rng = np.random.default_rng((self._seed, 41, number))
+        many = rng.choice((0.0, 0.6, 2.4)) * self._insects.per_s * self.SWARM_S
+        return tuple(self._flight(rng, number) for _ in range(rng.poisson(many)))
+
+    def _flight(self, rng: np.random.Generator, number: int) -> _Flight:
+        is_near = rng.uniform() < 0.125
+        size = self._insects.size * self._width * rng.uniform(*((1.8, 2.2) if is_near else (0.6, 1.5)))
+        size = max(1.4, size)
+        # All fly alike, the near ones seem the faster: so many times their own size in a second.
+        speed = size * rng.uniform(85, 110 if is_near else 180)
+        turn, for_s = rng.uniform(0, 2 * math.pi), rng.uniform(0.1, 0.4)
+        way = (speed * math.cos(turn), speed * math.sin(turn))
+        bend = rng.uniform(-1.5, 1.5) / for_s
+        return _Flight(
+            start_s=self._insects.at_s + (number + rng.uniform()) * self.SWARM_S,
+            for_s=for_s,
+            x=rng.uniform(0, self._width),
+            y=rng.uniform(0, self._height),
+            way=way,
+            bend=(-way[1] * bend, way[0] * bend),
+            size=size,
+            shine=rng.uniform(*((0.2, 0.4) if is_near else (0.4, 1.0))),
+        )
 
 
 class TurningBlades:
