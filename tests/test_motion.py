@@ -320,6 +320,38 @@ def test_somebody_who_walks_as_the_rain_sets_in_is_found() -> None:
     assert 7.0 < times[0] < 8.0
 
 
+def snow_on(picture: Picture, t_s: float) -> Picture:
+    """Hundreds of flakes, each of 9 pixels, in each frame elsewhere."""
+    random, out = np.random.default_rng(round(t_s * 1000)), picture.copy()
+    for _ in range(400):
+        x, y = random.integers(0, W - 3), random.integers(0, H - 3)
+        out[y : y + 3, x : x + 3] += 60
+    return out
+
+
+def test_somebody_small_and_quick_is_found_in_the_snow() -> None:
+    """At each look he is elsewhere, as the flakes are, but wider than they."""
+    times = active_times(watch(lambda t: walker_on(snow_on(wall(), t), t, at_s=9, height=24, speed=100), 11, fps=10))
+    assert 9.0 < times[0] < 9.8
+
+
+def test_traces_are_weather_where_most_of_what_changes_is_elsewhere() -> None:
+    candidates = np.zeros((30, 40), np.uint8)
+    candidates[10:12, 10:12] = 6
+    changed = np.zeros((120, 160), np.uint8)
+    changed[38:46, 40:46] = 255
+
+    def is_lost(changed: npt.NDArray[np.uint8]) -> bool:
+        return things(changed, changed, False, candidates, candidates > 0, (1 / 160, 1 / 120)).is_lost
+
+    snow = changed.copy()
+    snow[::4, 60::4] = 255
+    assert not is_lost(changed)
+    assert is_lost(snow)
+    candidates *= 20
+    assert not is_lost(snow)
+
+
 def insects_on(picture: Picture, t_s: float) -> Picture:
     """One a second, from 4 s on: a bright streak that flies through the whole picture in five eighths of a second."""
     out = picture.copy()

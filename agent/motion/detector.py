@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,21 @@ from agent.zones import Zones, fill
 
 _NEAR = np.ones((5, 5), np.uint8)
 _INSIDE = np.ones((9, 9), np.uint8)
+_ACROSS = np.ones((1, 3), np.uint8)
 MANY = 1000
+
+
+class Counts(NamedTuple):
+    """Changed pixels per overlapping tile, uint8, PER_PIXEL for each; over: how many more than usual.
+
+    once: all. twice: that had changed at the look before too: a thing, not rain. solid: of what is 3 pixels wide: a
+    thing, not streaks and flakes. None where nothing falls and leaves are still: there the first says all.
+    """
+
+    once: Plane
+    twice: Plane | None
+    solid: Plane | None
+    over: Plane
 
 
 class Detector:
@@ -119,6 +134,7 @@ class Detector:
         self._light_change = LightChange(self._rules, t_ns)
         self._once = Restlessness(self._need, self._rules.calm_once)
         self._twice = Restlessness(self._need, self._rules.calm)
+        self._solid = Restlessness(self._need, self._rules.calm_solid)
         self._age: Plane = np.zeros_like(self._one)
         self._has_ages = False
         self._restless = 0.0
@@ -205,34 +221,36 @@ class Detector:
             still = self._changed(small)
             if still is None:
                 return self._rest(small, frame)
-            counts, _, too_many = self._count_both(still, before)
-            if not opencv().countNonZero(too_many):
-                return self._rest(small, frame, still, counts)
+            few = self._count_all(still, before)
+            if not opencv().countNonZero(few.over):
+                return self._rest(small, frame, still, few)
         means = tile_means(small)
         ratio = scene.relight(small, means)
         level, light = scene.level, scene.light
         changed = self._changed(small)
         self._remember(now, small, means, changed)
-        once = twice = over = candidates = None
+        counts: Counts | None = None
+        candidates = None
         restless = moving_share = 0.0
         if changed is not None:
-            once, twice, over = self._count_both(changed, before)
-            restless = np.count_nonzero(over) / over.size
+            counts = self._count_all(changed, before)
+            restless = np.count_nonzero(counts.over) / counts.over.size
         self._light_change.see(now, ratio, light, restless, frame.sensor)
         if self._light_change.is_another_picture:
             return self._adopt(small, frame)
-        if restless and changed is not None and over is not None:
-            candidates = self._moving(small, means, level, changed, over)
+        if restless and changed is not None and counts is not None:
+            candidates = self._moving(small, means, level, changed, counts.over)
             if candidates is not None:
                 moving_share = np.count_nonzero(candidates) / candidates.size
-        self._grow_older(frame.moment, candidates, twice)
+        self._grow_older(frame.moment, candidates, counts)
         light_changed = self._light_change.is_on(now, moving_share)
         if self._has_ages and self._since is None and self._light_change.holds(now):
             # What is there already is believed as soon as the light is steady.
             self._age = np.minimum(self._age, self._confirm - 1)
         motion = self._word(frame, changed, before, candidates, light_changed)
-        self._follow(now, small, candidates, once, twice)
+        self._follow(now, small, candidates, counts)
         self._end_of_learning(now, restless)
+        once = None if counts is None else counts.once
         self._seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
         return motion
 
@@ -242,7 +260,7 @@ class Detector:
             return False
         return now - self._updated_ns < self._rules.update_s * NS_PER_S
 
-    def _rest(self, small: Plane, frame: Frame, changed: Plane | None = None, once: Plane | None = None) -> Motion:
+    def _rest(self, small: Plane, frame: Frame, changed: Plane | None = None, counts: Counts | None = None) -> Motion:
         """A frame in which nothing changed, or no more than is usual, but, perhaps, the light some frames ago."""
         now, light = frame.t_ns, self._scene.light
         self._remember(now, small, None, changed)
@@ -250,9 +268,10 @@ class Detector:
         if self._has_ages:
             self._grow_older(frame.moment, None, None)
         self._since = None
-        self._follow(now, small, None, None, None)
+        self._follow(now, small, None, None)
         if self._learning:
             self._end_of_learning(now, 0.0)
+        once = None if counts is None else counts.once
         self._seen = Seen(small, self._scene.level, light, changed, once, self._once.limits, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
@@ -289,18 +308,18 @@ class Detector:
             changes.popleft()
         return changes[0][1] if changes else None
 
-    def _count_both(self, changed: Plane, before: Plane | None) -> tuple[Plane, Plane | None, Plane]:
-        """Counts per tile of what changed, of what changed twice running, and what is too many of either.
-
-        The second tells a thing from rain; where it does not rain the first says all.
-        """
+    def _count_all(self, changed: Plane, before: Plane | None) -> Counts:
         cv2 = opencv()
         once = self._count(changed)
         over = cv2.subtract(once, self._once.limits)
-        if before is None or not self._once.is_used:
-            return once, None, over
+        if not self._once.is_used:
+            return Counts(once, None, None, over)
+        solid = self._count(cv2.morphologyEx(changed, cv2.MORPH_OPEN, _ACROSS))
+        over = cv2.max(over, cv2.subtract(solid, self._solid.limits))
+        if before is None:
+            return Counts(once, None, solid, over)
         twice = self._count(cv2.bitwise_and(changed, before))
-        return once, twice, np.maximum(over, cv2.subtract(twice, self._twice.limits))
+        return Counts(once, twice, solid, cv2.max(over, cv2.subtract(twice, self._twice.limits)))
 
     def _count(self, mask: Plane) -> Plane:
         """Set pixels in each overlapping tile: uint8, one per cell, PER_PIXEL for each."""
@@ -329,7 +348,7 @@ class Detector:
         candidates: Plane = over * (moves >= self._moves_least)
         return candidates if candidates.any() else None
 
-    def _grow_older(self, moment: Moment, candidates: Plane | None, twice: Plane | None) -> None:
+    def _grow_older(self, moment: Moment, candidates: Plane | None, counts: Counts | None) -> None:
         """Each candidate inherits the age of its neighbourhood, in frames: a thing moves on by less than a tile."""
         if candidates is None and not self._has_ages:
             return
@@ -345,9 +364,9 @@ class Detector:
         # What was passed over counts, but one look alone is never enough.
         passed = self._frames_passed if self._has_ages else min(self._frames_passed, max(self._confirm - 1, 1))
         grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * passed)
-        if twice is not None:
+        if counts is not None and counts.twice is not None:
             # A pixel that changed twice running is two frames' worth.
-            grown = np.maximum(grown, (twice > self._twice.limits) * self._two)
+            grown = np.maximum(grown, (counts.twice > self._twice.limits) * self._two)
         # Where nothing is a candidate now, a frame or two of it are forgiven.
         # At most so old: where somebody was long ago, rain must not be believed at once.
         self._age = np.minimum(np.maximum(grown * (candidates > 0), less), min(4 * self._confirm, 250))
@@ -365,18 +384,11 @@ class Detector:
         self._changes.clear()
         return Motion(frame.seq, frame.t_ns, score=0.0, active=False, light_changed=True)
 
-    def _follow(
-        self,
-        now: int,
-        small: Plane,
-        candidates: Plane | None,
-        once: Plane | None,
-        twice: Plane | None,
-    ) -> None:
+    def _follow(self, now: int, small: Plane, candidates: Plane | None, counts: Counts | None) -> None:
         """Now and then what is usual follows what is seen."""
         since_s = (now - self._updated_ns) / NS_PER_S
         # At first more often: what was learned in a second and a half is rough.
-        is_idle = once is None and self._updates >= 40
+        is_idle = counts is None and self._updates >= 40
         if since_s < (self._rules.rest_update_s if is_idle else self._rules.update_s):
             return
         self._updated_ns = now
@@ -396,8 +408,10 @@ class Detector:
         # At first plain means: leaves should be known after one sway.
         share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))
         busy = is_held if now - self._t0_ns > 3 * NS_PER_S else None
+        once, twice, solid, _ = counts or (None, None, None, None)
         self._once.learn(once, busy, share)
         self._twice.learn(twice, busy, share)
+        self._solid.learn(solid, busy, share)
 
     def _word(
         self,
@@ -421,7 +435,7 @@ class Detector:
         found = things(changed, before, is_soon, candidates, ages >= self._confirm, self._pixel, pictures)
         if found.has_shadows:
             self._shadow_ns = frame.t_ns
-        if not found.boxes:
+        if not found.boxes or found.is_lost:
             return self._not_active(frame, min(score, 0.5), light_changed)
         if self._since is None:
             # Little of it must show for twice as long: of noise, rain and leaves there is seldom more than a trace.

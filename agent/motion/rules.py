@@ -38,8 +38,9 @@ class Rules:
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
     envelope: pixels of the neighbourhood that a pixel may look like. even: light within 1 +- this is the same.
     median: tiles (3 or 5) to a side that vote on the light. doubt: levels, for light twice of the usual.
-    need: changed pixels of the 64 in a tile. calm, calm_once: multiples of a tile's usual count (root mean
-    square) for pixels that changed twice running and at least once. moves: of need, must differ from before.
+    need: changed pixels of the 64 in a tile. calm, calm_solid, calm_once: multiples of a tile's usual count (root
+    mean square) for pixels that changed twice running, that are part of something 3 wide, and all.
+    moves: of need, must differ from before.
     trace: pixels too many; a thing of fewer must show for twice as long.
     """
 
@@ -70,6 +71,7 @@ class Rules:
     doubt: float = 30.0
     need: float = 6.0
     calm: float = 2.0
+    calm_solid: float = 3.0
     calm_once: float = 5.0
     moves: float = 0.5
     trace: float = 4.0

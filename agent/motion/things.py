@@ -15,6 +15,8 @@ from agent.motion.rules import CELL, PER_PIXEL, TILE
 
 _JOIN = np.ones((3, 3), np.uint8)
 SCATTERED = 6
+LOST, MOST = 8.0, 8
+"""Excess pixels; and so many times as many changed pixels elsewhere. Rain and snow make traces all the time."""
 STRONG = 0.15
 """A shadow that takes less of the light than this leaves too few changed pixels to matter."""
 PIXELS = 24
@@ -37,13 +39,15 @@ most."""
 class Things(NamedTuple):
     """cells: where the things are, non-zero. boxes: largest first. excess: pixels too many, of the greatest thing.
 
-    is_scattered: many small things at once are weather. has_shadows: something was left out since it is a shadow.
+    is_scattered: many small things at once are weather. is_lost: little, while most of what changed is elsewhere.
+    has_shadows: something was left out since it is a shadow.
     """
 
     cells: Plane
     boxes: tuple[Box, ...]
     excess: float
     is_scattered: bool
+    is_lost: bool
     has_shadows: bool
 
 
@@ -100,7 +104,12 @@ def things(
     cells = candidates if len(stats) == 2 and found[1] else candidates * found[labels]
     boxes = [Box(x * share[0], y * share[1], w * share[0], h * share[1]) for i, x, y, w, h in rectangles if found[i]]
     is_scattered = len(stats) > SCATTERED and bool(2 * excess.max() < excess.sum())
-    return Things(cells, tuple(merged(boxes)), float(excess[found].max(initial=0.0)), is_scattered, shadows > 0)
+    most = float(excess[found].max(initial=0.0))
+    is_lost = False
+    if most < LOST:
+        inside = sum(cv2.countNonZero(changed[y : y + h, x : x + w]) for i, x, y, w, h in rectangles if found[i])
+        is_lost = bool(MOST * inside < cv2.countNonZero(changed))
+    return Things(cells, tuple(merged(boxes)), most, is_scattered, is_lost, shadows > 0)
 
 
 def _passes(changed: Plane, before: Plane, part: tuple[slice, slice], is_bit: bool, is_soon: bool) -> bool:
