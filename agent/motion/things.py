@@ -15,8 +15,8 @@ from agent.motion.rules import CELL, PER_PIXEL, TILE
 
 _JOIN = np.ones((3, 3), np.uint8)
 SCATTERED = 6
-LOST, MOST = 8.0, 8
-"""Excess pixels; and so many times as many changed pixels elsewhere. Rain and snow make traces all the time."""
+LOST = 0.015
+"""Of all changed pixels: rain and snow leave traces all the time, a person has ten times as many too many."""
 STRONG = 0.15
 """A shadow that takes less of the light than this leaves too few changed pixels to matter."""
 PIXELS = 24
@@ -28,9 +28,10 @@ OF_LEVELS, ALIKE_LEVELS = 0.6, 0.3
 """Where a shadow or the codec took the fine texture, the levels still show through: the ratios to them spread less
 than they do. Before a thing in one colour both spread alike. From 0.7 on a person loses to a lamp that went off."""
 BIT = 20.0
-"""Excess pixels. No streak of rain fills a tile, so what has more is none."""
+"""Excess pixels: fewer are too few to tell a shadow."""
 PASSING = 80.0
-"""Excess pixels. An insect or a drop close to the lens has up to 65; a car that comes in fast has more than this."""
+"""Excess pixels. An insect or a drop close to the lens has up to 65, streaks of rain that hang together as many; a
+car that comes in fast has more than this."""
 STAYS, OVERLAPS = 0.12, 0.1
 """Of the changed pixels of rain and snow 3 to 10 % had changed at the look before, of insects none, of whoever walks
 most."""
@@ -39,7 +40,7 @@ most."""
 class Things(NamedTuple):
     """cells: where the things are, non-zero. boxes: largest first. excess: pixels too many, of the greatest thing.
 
-    is_scattered: many small things at once are weather. is_lost: little, while most of what changed is elsewhere.
+    is_scattered: many small things at once are weather. is_lost: next to nothing of what changed.
     has_shadows: something was left out since it is a shadow.
     """
 
@@ -82,14 +83,13 @@ def things(
         # A cell counts the tile that begins one cell before it.
         left, top = max(left - 1, 0) * CELL, max(top - 1, 0) * CELL
         part = np.s_[top : top + (high + 1) * CELL, left : left + (wide + 1) * CELL]
-        is_bit = excess[label] < BIT
-        if before is not None and excess[label] < PASSING and _passes(changed, before, part, is_bit, is_soon):
+        if before is not None and excess[label] < PASSING and _passes(changed, before, part, is_soon):
             found[label] = False
             continue
         x, y, w, h = cv2.boundingRect(changed[part])
         likeness = 0.0 if pictures is None or not w else shadow_likeness(*pictures, (left + x, top + y, w, h))
         if likeness is None:
-            likeness = MAYBE if is_bit else 0.0
+            likeness = MAYBE if excess[label] < BIT else 0.0
         if likeness >= SURE:
             shadows += 1
             found[label] = False
@@ -105,15 +105,12 @@ def things(
     boxes = [Box(x * share[0], y * share[1], w * share[0], h * share[1]) for i, x, y, w, h in rectangles if found[i]]
     is_scattered = len(stats) > SCATTERED and bool(2 * excess.max() < excess.sum())
     most = float(excess[found].max(initial=0.0))
-    is_lost = False
-    if most < LOST:
-        inside = sum(cv2.countNonZero(changed[y : y + h, x : x + w]) for i, x, y, w, h in rectangles if found[i])
-        is_lost = bool(MOST * inside < cv2.countNonZero(changed))
+    is_lost = most < LOST * cv2.countNonZero(changed)
     return Things(cells, tuple(merged(boxes)), most, is_scattered, is_lost, shadows > 0)
 
 
-def _passes(changed: Plane, before: Plane, part: tuple[slice, slice], is_bit: bool, is_soon: bool) -> bool:
-    """Whether hardly anything of the part had changed before too: an insect, a drop; a bit may be rain.
+def _passes(changed: Plane, before: Plane, part: tuple[slice, slice], is_soon: bool) -> bool:
+    """Whether hardly anything of the part had changed before too: an insect, a drop, rain.
 
     Somebody quick would be elsewhere too where the look before is not of just now: then only if most such pixels are.
     """
@@ -121,7 +118,7 @@ def _passes(changed: Plane, before: Plane, part: tuple[slice, slice], is_bit: bo
     here, every = cv2.countNonZero(cv2.subtract(changed[part], before[part])), cv2.countNonZero(changed[part])
     if is_soon and here > (1 - OVERLAPS) * every:
         return True
-    if not is_bit or here <= (1 - STAYS) * every:
+    if here <= (1 - STAYS) * every:
         return False
     return bool(cv2.countNonZero(cv2.subtract(changed, before)) > 2 * here)
 
