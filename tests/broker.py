@@ -27,6 +27,9 @@ from agent.cli.local_broker import free_port as free_port  # also for the tests 
 DEADLINE_S = 60.0
 """Generous: it is only ever waited out by a test that fails."""
 
+AT_ONCE = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+"""For setsockopt: small packets do not wait until those before them are acknowledged, 40 ms each time."""
+
 CAUGHT_UP = "edgecam/caught-up"
 
 requires_mosquitto = pytest.mark.skipif(
@@ -64,6 +67,8 @@ class Mosquitto:
             f"user {os.environ.get('USER') or 'root'}" if os.geteuid() == 0 else "",
             # Persistence is what a restart of the broker would need; the node must not need it.
             "persistence false",
+            # Else the kernel holds a second small answer back until the first is acknowledged, 40 ms later.
+            "set_tcp_nodelay true",
             *extra,
         ]
         if users:
@@ -169,6 +174,7 @@ class Subscriber:
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._on_message
+        self._client.on_socket_open = lambda _client, _data, sock: sock.setsockopt(*AT_ONCE)
         self._client.reconnect_delay_set(1, 1)
         if version == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -266,6 +272,7 @@ def fake_broker(serve: Callable[[socket.socket, int], None]) -> Iterator[int]:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listener.accept()
+                connection.setsockopt(*AT_ONCE)
                 connections.append(connection)
                 threads.append(threading.Thread(target=talk, args=(connection, len(threads)), daemon=True))
                 threads[-1].start()
