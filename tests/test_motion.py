@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,8 +23,23 @@ W, H = 320, 240
 Picture = npt.NDArray[np.float64]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """What was drawn for these tests is kept for none of the others."""
+    yield
+    drawn_wall.cache_clear()
+    drawn_ground.cache_clear()
+    cone.cache_clear()
+    grain.cache_clear()
+
+
 def wall() -> Picture:
     """A room without people: a shaded wall, a darker floor with planks, a door, a bright board."""
+    return drawn_wall().copy()
+
+
+@functools.cache
+def drawn_wall() -> Picture:
     x, y = np.meshgrid(np.arange(W), np.arange(H))
     picture = 150.0 + 30 * x / W - 20 * y / H
     picture[170:] = 90 + 12 * ((x[170:] // 14) % 2)
@@ -46,11 +62,24 @@ def frames(
     scene: Callable[[float], Picture], seconds: float, *, fps: float = 15.0, noise: float = 2.0, seed: int = 1
 ) -> Iterator[Frame]:
     """scene(t_s) as a camera would show it, with sensor noise."""
-    random = np.random.default_rng(seed)
     grey = np.full((H // 2, W // 2), 128, np.uint8)
+    noise_of = grain(seed)
     for i in range(round(seconds * fps)):
-        picture = scene(i / fps) + random.normal(0, noise, (H, W))
+        picture = scene(i / fps) + noise * noise_of(i)
         yield Frame(i, round(i / fps * NS_PER_S) + 1, np.clip(picture, 16, 235).astype(np.uint8), grey, grey)
+
+
+@functools.cache
+def grain(seed: int) -> Callable[[int], npt.NDArray[np.float32]]:
+    """The noise of each frame, of deviation 1. Kept: to draw it takes longer than to look at the frame."""
+    random, drawn = np.random.default_rng(seed), list[npt.NDArray[np.float32]]()
+
+    def of(number: int) -> npt.NDArray[np.float32]:
+        while len(drawn) <= number:
+            drawn.append(random.standard_normal((H, W)).astype(np.float32))
+        return drawn[number]
+
+    return of
 
 
 def watch(
@@ -107,10 +136,15 @@ def test_an_empty_scene_is_quiet_whatever_the_noise() -> None:
 
 def lamp(t_s: float, on_s: float = 4.0, ramp_s: float = 0.0) -> Picture:
     """1 everywhere, then more light around the upper left."""
-    x, y = np.meshgrid(np.arange(W), np.arange(H))
     power = 1.0 if ramp_s == 0 else min(1.0, max(0.0, (t_s - on_s) / ramp_s))
-    cone: Picture = 0.9 * np.exp(-((x - 80) ** 2 + (y - 40) ** 2) / (2 * 130.0**2))
-    return 1 + power * cone if t_s >= on_s else np.ones((H, W))
+    return 1 + power * cone() if t_s >= on_s else np.ones((H, W))
+
+
+@functools.cache
+def cone() -> Picture:
+    x, y = np.meshgrid(np.arange(W), np.arange(H))
+    light: Picture = 0.9 * np.exp(-((x - 80) ** 2 + (y - 40) ** 2) / (2 * 130.0**2))
+    return light
 
 
 def lit(picture: Picture, light: Picture | float) -> Picture:
@@ -201,6 +235,11 @@ def test_a_soft_shadow_passing_over_is_no_motion() -> None:
 
 def ground() -> Picture:
     """Grass or gravel: texture everywhere."""
+    return drawn_ground().copy()
+
+
+@functools.cache
+def drawn_ground() -> Picture:
     texture = cv2.GaussianBlur(np.random.default_rng(4).normal(0, 1, (H, W)), (0, 0), 2.5)
     rough: Picture = wall() + 14 * texture / texture.std()
     return rough
