@@ -100,7 +100,6 @@ class Mosquitto:
         assert self._process.poll() is None, f"mosquitto ended: {self.log()}"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
-        time.sleep(0.01)
         return False
 
     def kill(self) -> None:
@@ -125,10 +124,11 @@ class Mosquitto:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Try condition until it holds; fail after a generous deadline. The condition itself waits a little."""
+    """Try condition until it holds; fail after a generous deadline. Between tries the CPU is others'."""
     end = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < end, f"did not happen: {what}"
+        time.sleep(0.005)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class Subscriber:
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._on_message
-        self._client.on_socket_open = lambda _client, _data, sock: sock.setsockopt(*AT_ONCE)
+        self._client.on_socket_open = self._on_socket_open
         self._client.reconnect_delay_set(1, 1)
         if version == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -184,6 +184,10 @@ class Subscriber:
             self._client.connect("127.0.0.1", port)
         self._client.loop_start()
         assert self._ready.wait(DEADLINE_S), "the subscription was not answered"
+
+    def _on_socket_open(self, _client: paho.Client, _data: object, sock: object) -> None:
+        assert isinstance(sock, socket.socket)
+        sock.setsockopt(*AT_ONCE)
 
     def _on_connect(self, client: paho.Client, *_: object) -> None:
         client.subscribe(self._topic, qos=self._qos)

@@ -22,14 +22,14 @@ from agent.mp4 import FragmentMuxer
 QUICK_SCENE = """
 name = "quick"
 place = "office"
-period_s = 6
+period_s = 4
 
 [[walkers]]
-at_s = 3
-speed = 0.8
+at_s = 1.8
+speed = 1.2
 height = 0.6
 """
-"""Somebody hurries by from 3 to 4.5 s of every 6, again and again: events come soon and end soon."""
+"""Somebody hurries by from 1.8 to 2.8 s of every 4, as soon as a node may know the room: events come and end soon."""
 
 
 def write_settings(directory: Path, port: int, **more: Any) -> Path:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from broker import Mosquitto, Subscriber, free_port, requires_mosquitto, until
-from program import QUICK_SCENE, camera_agent, write_settings
+from program import camera_agent, write_settings
 
 from agent import commissioning as record
 from agent import configuration
@@ -30,9 +30,7 @@ def frame(luma: int) -> Frame:
 def test_two_walks_are_counted_recorded_and_published(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path / "broker").start()
     try:
-        scene = tmp_path / "quicker.toml"
-        scene.write_text(QUICK_SCENE.replace("period_s = 6", "period_s = 4").replace("at_s = 3", "at_s = 2"))
-        config = write_settings(tmp_path, broker.port, camera={"scene": str(scene)})
+        config = write_settings(tmp_path, broker.port)
         result = camera_agent("aim", "--config", config, "--walk", "2")
         assert "pass  walk      2 of 2" in result.stdout, result.stdout + result.stderr
         assert "pass  broker" in result.stdout
