@@ -9,6 +9,7 @@ from link_fixtures import BASE, Desk
 from paho.mqtt.enums import MQTTProtocolVersion
 from pydantic import SecretStr
 
+from agent.access import node_lines, watcher_lines
 from agent.echo import AGAIN_S, PATIENCE_S, Echo
 from agent.model import NS_PER_S
 
@@ -41,7 +42,7 @@ def test_a_denied_message_under_3_1_1_is_noticed_and_nothing_is_lost(tmp_path: P
 
 @requires_mosquitto
 def test_with_an_access_list_that_is_right_events_flow_under_3_1_1(tmp_path: Path) -> None:
-    rules = ["pattern write edgecam/v1/%u/#", "pattern read edgecam/v1/%u/echo", "user desk", "topic read #"]
+    rules = [*node_lines(*USER.split("/")), *watcher_lines("desk")]
     broker = Mosquitto(tmp_path, users={USER: "x", "desk": "y"}, acl=rules).start()
     subscriber = Subscriber(broker.port, user=("desk", "y"), version=MQTTProtocolVersion.MQTTv311)
     try:
