@@ -38,11 +38,12 @@ MANY = 1000
 class Counts(NamedTuple):
     """Changed pixels per overlapping tile, uint8, PER_PIXEL for each; over: how many more than usual.
 
-    every: all. solid: of what is 3 pixels wide: a thing, not streaks and flakes; None where nothing falls and leaves
-    are still, and the first says all.
+    once: all. twice: that had changed at the look before too: a thing, not rain. solid: of what is 3 pixels wide: a
+    thing, not streaks and flakes. None where nothing falls and leaves are still: there the first says all.
     """
 
-    every: Plane
+    once: Plane
+    twice: Plane | None
     solid: Plane | None
     over: Plane
 
@@ -131,7 +132,8 @@ class Detector:
         self._frames = self._updates = 0
         self._scene = Scene(small, self._rules)
         self._light_change = LightChange(self._rules, t_ns)
-        self._every = Restlessness(self._need, self._rules.calm)
+        self._once = Restlessness(self._need, self._rules.calm_once)
+        self._twice = Restlessness(self._need, self._rules.calm)
         self._solid = Restlessness(self._need, self._rules.calm_solid)
         self._age: Plane = np.zeros_like(self._one)
         self._has_ages = False
@@ -219,7 +221,7 @@ class Detector:
             still = self._changed(small)
             if still is None:
                 return self._rest(small, frame)
-            few = self._count_all(still)
+            few = self._count_all(still, before)
             if not opencv().countNonZero(few.over):
                 return self._rest(small, frame, still, few)
         means = tile_means(small)
@@ -231,7 +233,7 @@ class Detector:
         candidates = None
         restless = moving_share = 0.0
         if changed is not None:
-            counts = self._count_all(changed)
+            counts = self._count_all(changed, before)
             restless = np.count_nonzero(counts.over) / counts.over.size
         self._light_change.see(now, ratio, light, restless, frame.sensor)
         if self._light_change.is_another_picture:
@@ -248,8 +250,8 @@ class Detector:
         motion = self._word(frame, changed, before, candidates, light_changed)
         self._follow(now, small, candidates, counts)
         self._end_of_learning(now, restless)
-        every = None if counts is None else counts.every
-        self._seen = Seen(small, level, light, changed, every, self._every.limits, candidates)
+        once = None if counts is None else counts.once
+        self._seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
         return motion
 
     def _may_be_as_usual(self, now: int) -> bool:
@@ -269,8 +271,8 @@ class Detector:
         self._follow(now, small, None, None)
         if self._learning:
             self._end_of_learning(now, 0.0)
-        every = None if counts is None else counts.every
-        self._seen = Seen(small, self._scene.level, light, changed, every, self._every.limits, None)
+        once = None if counts is None else counts.once
+        self._seen = Seen(small, self._scene.level, light, changed, once, self._once.limits, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
@@ -306,14 +308,18 @@ class Detector:
             changes.popleft()
         return changes[0][1] if changes else None
 
-    def _count_all(self, changed: Plane) -> Counts:
+    def _count_all(self, changed: Plane, before: Plane | None) -> Counts:
         cv2 = opencv()
-        every = self._count(changed)
-        over = cv2.subtract(every, self._every.limits)
-        if not self._every.is_used:
-            return Counts(every, None, over)
+        once = self._count(changed)
+        over = cv2.subtract(once, self._once.limits)
+        if not self._once.is_used:
+            return Counts(once, None, None, over)
         solid = self._count(cv2.morphologyEx(changed, cv2.MORPH_OPEN, _ACROSS))
-        return Counts(every, solid, cv2.max(over, cv2.subtract(solid, self._solid.limits)))
+        over = cv2.max(over, cv2.subtract(solid, self._solid.limits))
+        if before is None:
+            return Counts(once, None, solid, over)
+        twice = self._count(cv2.bitwise_and(changed, before))
+        return Counts(once, twice, solid, cv2.max(over, cv2.subtract(twice, self._twice.limits)))
 
     def _count(self, mask: Plane) -> Plane:
         """Set pixels in each overlapping tile: uint8, one per cell, PER_PIXEL for each."""
@@ -358,9 +364,9 @@ class Detector:
         # What was passed over counts, but one look alone is never enough.
         passed = self._frames_passed if self._has_ages else min(self._frames_passed, max(self._confirm - 1, 1))
         grown = cv2.add(cv2.dilate(self._age, _NEAR), self._one * passed)
-        if counts is not None and counts.solid is not None:
-            # What is solid in the weather is two frames' worth.
-            grown = np.maximum(grown, (counts.solid > self._solid.limits) * self._two)
+        if counts is not None and counts.twice is not None:
+            # A pixel that changed twice running is two frames' worth.
+            grown = np.maximum(grown, (counts.twice > self._twice.limits) * self._two)
         # Where nothing is a candidate now, a frame or two of it are forgiven.
         # At most so old: where somebody was long ago, rain must not be believed at once.
         self._age = np.minimum(np.maximum(grown * (candidates > 0), less), min(4 * self._confirm, 250))
@@ -402,8 +408,9 @@ class Detector:
         # At first plain means: leaves should be known after one sway.
         share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))
         busy = is_held if now - self._t0_ns > 3 * NS_PER_S else None
-        every, solid, _ = counts or (None, None, None)
-        self._every.learn(every, busy, share)
+        once, twice, solid, _ = counts or (None, None, None, None)
+        self._once.learn(once, busy, share)
+        self._twice.learn(twice, busy, share)
         self._solid.learn(solid, busy, share)
 
     def _word(

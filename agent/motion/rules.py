@@ -28,7 +28,7 @@ class Rules:
     relight_s: how fast it follows a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts;
     the noise is learned on every noise_every-th update.
     look_back_s: a thing moves if the picture differs from that of so long ago.
-    pair_s: a look before is older than this. soon_s: within this who walks still overlaps himself.
+    pair_s: rain and snow leave a pixel again within this. soon_s: within this who walks still overlaps himself.
     update_s, light_update_s: the background follows so often; rest_update_s: while no more than usual moves.
     trust_s: what was no shadow is not asked again for so long.
     idle_s: while nothing stirs, up to two frames nearer than this to the last one looked at are passed over.
@@ -38,8 +38,8 @@ class Rules:
     floor: levels, and spread: multiples of a pixel's mean deviation, that count as the same.
     envelope: pixels of the neighbourhood that a pixel may look like. even: light within 1 +- this is the same.
     median: tiles (3 or 5) to a side that vote on the light. doubt: levels, for light twice of the usual.
-    need: changed pixels of the 64 in a tile. calm, calm_solid: multiples of a tile's usual count (root mean square)
-    for all changed pixels, and for those that are part of something 3 wide.
+    need: changed pixels of the 64 in a tile. calm, calm_solid, calm_once: multiples of a tile's usual count (root
+    mean square) for pixels that changed twice running, that are part of something 3 wide, and all.
     moves: of need, must differ from before.
     trace: pixels too many; a thing of fewer must show for twice as long.
     """
@@ -70,8 +70,9 @@ class Rules:
     median: int = 3
     doubt: float = 30.0
     need: float = 6.0
-    calm: float = 5.0
+    calm: float = 2.0
     calm_solid: float = 3.0
+    calm_once: float = 5.0
     moves: float = 0.5
     trace: float = 4.0
     trust_s: float = 0.9
