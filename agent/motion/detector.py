@@ -130,6 +130,7 @@ class Detector:
         self._learning = True
         self._is_known = False
         self._frames = self._updates = 0
+        self._counts_since_s = 0.0
         self._scene = Scene(small, self._rules)
         self._light_change = LightChange(self._rules, t_ns)
         self._once = Restlessness(self._need, self._rules.calm_once)
@@ -405,8 +406,12 @@ class Detector:
             self._scene.follow_light(things, light_since_s)
         self._scene.update(small, held, since_s)
         self._updates += 1
+        self._counts_since_s += since_s
+        if self._updates % self._rules.counts_every and self._updates > 40:
+            return
         # At first plain means: leaves should be known after one sway.
-        share = max(rate(since_s, self._rules.history_s), 1 / (self._updates + 1))
+        share = max(rate(self._counts_since_s, self._rules.history_s), 1 / (self._updates + 1))
+        self._counts_since_s = 0.0
         busy = is_held if now - self._t0_ns > 3 * NS_PER_S else None
         once, twice, solid, _ = counts or (None, None, None, None)
         self._once.learn(once, busy, share)

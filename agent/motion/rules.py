@@ -26,7 +26,7 @@ class Rules:
     learn_s: plain means at first. learn_restless_s: at most, where tiles do not come to rest by then.
     fast_s: memory of the background; absorb_every: under a thing that moves only every so many-th update counts.
     relight_s: how fast it follows a change of light. noise_s, history_s: memory of pixels' noise and tiles' counts;
-    the noise is learned on every noise_every-th update.
+    the noise is learned on every noise_every-th update, counts on every counts_every-th.
     look_back_s: a thing moves if the picture differs from that of so long ago.
     pair_s: rain and snow leave a pixel again within this. soon_s: within this who walks still overlaps himself.
     update_s, light_update_s: the background follows so often; rest_update_s: while no more than usual moves.
@@ -49,6 +49,7 @@ class Rules:
     fast_s: float = 3.0
     absorb_every: int = 4
     noise_every: int = 3
+    counts_every: int = 2
     relight_s: float = 1.0
     noise_s: float = 8.0
     history_s: float = 8.0
