@@ -33,6 +33,7 @@ def test_two_walks_are_counted_recorded_and_published(tmp_path: Path) -> None:
         config = write_settings(tmp_path, broker.port)
         result = camera_agent("aim", "--config", config, "--walk", "2")
         assert "pass  walk      2 of 2" in result.stdout, result.stdout + result.stderr
+        assert "seen: 1 of 2" in result.stdout, "one walk counts once"
         assert "pass  broker" in result.stdout
         kept = tmp_path / "node/commissioning"
         made = Record.model_validate_json((kept / "record.json").read_bytes())
