@@ -67,7 +67,7 @@ class Mosquitto:
             f"user {os.environ.get('USER') or 'root'}" if os.geteuid() == 0 else "",
             # Persistence is what a restart of the broker would need; the node must not need it.
             "persistence false",
-            # Else the kernel holds a second small answer back until the first is acknowledged, 40 ms later.
+            # As docs/MQTT.md asks of a broker: else a second small answer is held back for up to 40 ms.
             "set_tcp_nodelay true",
             *extra,
         ]

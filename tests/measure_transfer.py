@@ -35,7 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        broker = Mosquitto(directory / "broker", extra=["set_tcp_nodelay true"]).start()
+        broker = Mosquitto(directory / "broker").start()
         throttle = Throttle(broker.port, given.mbit * 1e6)
         bench = Bench(directory / "node", throttle.port)
         bench.connect()
