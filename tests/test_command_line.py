@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent import __version__
 from agent.cli import main
 
 FLEET = str(Path(__file__).resolve().parent.parent / "config/fleet.example.toml")
@@ -84,3 +86,11 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it(
     (line,) = capsys.readouterr().err.splitlines()
     assert "load segno" in line
     assert "camera-agent[provision]" in line
+
+
+def test_the_version_is_told_without_loading_any_command() -> None:
+    """An installer asks for it over SSH, on a board where loading them all takes seconds."""
+    words = "import sys; from agent.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass\n"
+    words += "print(*(name for name in sys.modules if name.startswith('agent.cli.')))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"camera-agent {__version__}", ""]

@@ -105,7 +105,8 @@ def _parser(first: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"camera-agent {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in (first,) if first in COMMANDS else COMMANDS:
+    named = (first,) if first in COMMANDS else COMMANDS
+    for name in () if first == "--version" else named:
         command = cast(Command, importlib.import_module(f"agent.cli.{name}"))
         sub = subparsers.add_parser(
             name,
