@@ -359,6 +359,19 @@ def test_somebody_who_walks_as_the_rain_sets_in_is_found() -> None:
     assert 7.0 < times[0] < 8.0
 
 
+def test_somebody_far_away_and_slow_is_found_in_the_rain() -> None:
+    """He is no wider than a streak, but at the next look he is there still."""
+
+    def scene(t_s: float) -> Picture:
+        picture = heavy_rain(t_s, streaks=60)
+        if t_s >= 11:
+            x = round(100 + 5 * (t_s - 11))
+            picture[150:180, x : x + 3] -= 24
+        return picture
+
+    assert 11.0 < active_times(watch(scene, 13, fps=10))[0] < 11.8
+
+
 def snow_on(picture: Picture, t_s: float) -> Picture:
     """Hundreds of flakes, each of 9 pixels, in each frame elsewhere."""
     random, out = np.random.default_rng(round(t_s * 1000)), picture.copy()
