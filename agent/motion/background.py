@@ -20,7 +20,7 @@ from agent.motion.light import (
     spread_out,
     tile_means,
 )
-from agent.motion.rules import CLIPPED, PER_PIXEL, Rules
+from agent.motion.rules import AT_FIRST, CLIPPED, PER_PIXEL, Rules
 
 _AROUND = np.ones((3, 3), np.uint8)
 
@@ -84,8 +84,7 @@ class Scene:
         free = None if held is None else cv2.bitwise_not(held)
         self._updates += 1
         self._noise_since_s += since_s
-        # At first each time: what was learned in a second and a half is rough.
-        if self._updates % rules.noise_every == 0 or self._updates < 40:
+        if self._updates % rules.noise_every == 0 or self._updates < AT_FIRST:
             # Bounded by the margin: a thing that stops does not make its place noisy.
             off = cv2.min(cv2.absdiff(self.level, self.usual), self.margin)
             cv2.accumulateWeighted(off, self.noise, rate(self._noise_since_s, rules.noise_s), mask=free)

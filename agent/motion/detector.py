@@ -23,7 +23,7 @@ from agent.motion.light import (
     opencv,
     tile_means,
 )
-from agent.motion.rules import ANALYSIS_WIDTH, BLACK, CELL, FORGET_GAP_S, PER_PIXEL, TILE, Rules
+from agent.motion.rules import ANALYSIS_WIDTH, AT_FIRST, BLACK, CELL, FORGET_GAP_S, PER_PIXEL, TILE, Rules
 from agent.motion.seen import Look, Seen
 from agent.motion.things import things
 from agent.settings import ZoneSettings
@@ -251,8 +251,7 @@ class Detector:
         motion = self._word(frame, changed, before, candidates, light_changed)
         self._follow(now, small, candidates, counts)
         self._end_of_learning(now, restless)
-        once = None if counts is None else counts.once
-        self._seen = Seen(small, level, light, changed, once, self._once.limits, candidates)
+        self._show(small, changed, counts, candidates)
         return motion
 
     def _may_be_as_usual(self, now: int) -> bool:
@@ -263,18 +262,21 @@ class Detector:
 
     def _rest(self, small: Plane, frame: Frame, changed: Plane | None = None, counts: Counts | None = None) -> Motion:
         """A frame in which nothing changed, or no more than is usual, but, perhaps, the light some frames ago."""
-        now, light = frame.t_ns, self._scene.light
+        now = frame.t_ns
         self._remember(now, small, None, changed)
-        self._light_change.see_same(now, light is None, frame.sensor)
+        self._light_change.see_same(now, self._scene.light is None, frame.sensor)
         if self._has_ages:
             self._grow_older(frame.moment, None, None)
         self._since = None
         self._follow(now, small, None, None)
         if self._learning:
             self._end_of_learning(now, 0.0)
-        once = None if counts is None else counts.once
-        self._seen = Seen(small, self._scene.level, light, changed, once, self._once.limits, None)
+        self._show(small, changed, counts, None)
         return Motion(frame.seq, now, score=0.0, active=False, learning=self._learning)
+
+    def _show(self, small: Plane, changed: Plane | None, counts: Counts | None, candidates: Plane | None) -> None:
+        scene, once = self._scene, None if counts is None else counts.once
+        self._seen = Seen(small, scene.level, scene.light, changed, once, self._once.limits, candidates)
 
     def _end_of_learning(self, now: int, restless: float) -> None:
         """Where tiles do not come to rest, their histories must be known before they are believed."""
@@ -388,8 +390,7 @@ class Detector:
     def _follow(self, now: int, small: Plane, candidates: Plane | None, counts: Counts | None) -> None:
         """Now and then what is usual follows what is seen."""
         since_s = (now - self._updated_ns) / NS_PER_S
-        # At first more often: what was learned in a second and a half is rough.
-        is_idle = counts is None and self._updates >= 40
+        is_idle = counts is None and self._updates >= AT_FIRST
         if since_s < (self._rules.rest_update_s if is_idle else self._rules.update_s):
             return
         self._updated_ns = now
@@ -407,7 +408,7 @@ class Detector:
         self._scene.update(small, held, since_s)
         self._updates += 1
         self._counts_since_s += since_s
-        if self._updates % self._rules.counts_every and self._updates > 40:
+        if self._updates % self._rules.counts_every and self._updates >= AT_FIRST:
             return
         # At first plain means: leaves should be known after one sway.
         share = max(rate(self._counts_since_s, self._rules.history_s), 1 / (self._updates + 1))

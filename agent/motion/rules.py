@@ -15,6 +15,8 @@ PER_PIXEL = 255 / 64
 """Counts of changed pixels per tile are bytes, 255 for all 64 of a tile."""
 CLIPPED = 228 - BLACK
 """Above this the sensor clips, and more light no longer makes more signal."""
+AT_FIRST = 40
+"""Updates of the background that leave nothing out: what was learned in a second and a half is rough."""
 FORGET_GAP_S = 5.0
 """After so long without a frame the scene is learned anew."""
 

@@ -74,6 +74,8 @@ def things(
     found[labels[old]] = True
     # Each pixel counts in four tiles.
     excess = np.bincount(every, weights=candidates.ravel(), minlength=len(stats)) / (4 * PER_PIXEL)
+    # Of all pixels that changed, those that had not at the look before.
+    fresh = None if before is None else cv2.subtract(changed, before)
     rectangles: list[tuple[int, int, int, int, int]] = []
     unsure: list[int] = []
     shadows = 0
@@ -83,7 +85,7 @@ def things(
         # A cell counts the tile that begins one cell before it.
         left, top = max(left - 1, 0) * CELL, max(top - 1, 0) * CELL
         part = np.s_[top : top + (high + 1) * CELL, left : left + (wide + 1) * CELL]
-        if before is not None and excess[label] < PASSING and _passes(changed, before, part, is_soon):
+        if fresh is not None and excess[label] < PASSING and _passes(changed, fresh, part, is_soon):
             found[label] = False
             continue
         x, y, w, h = cv2.boundingRect(changed[part])
@@ -109,18 +111,19 @@ def things(
     return Things(cells, tuple(merged(boxes)), most, is_scattered, is_lost, shadows > 0)
 
 
-def _passes(changed: Plane, before: Plane, part: tuple[slice, slice], is_soon: bool) -> bool:
+def _passes(changed: Plane, fresh: Plane, part: tuple[slice, slice], is_soon: bool) -> bool:
     """Whether hardly anything of the part had changed before too: an insect, a drop, rain.
 
+    fresh: of changed, what had not.
     Somebody quick would be elsewhere too where the look before is not of just now: then only if most such pixels are.
     """
     cv2 = opencv()
-    here, every = cv2.countNonZero(cv2.subtract(changed[part], before[part])), cv2.countNonZero(changed[part])
+    here, every = cv2.countNonZero(fresh[part]), cv2.countNonZero(changed[part])
     if is_soon and here > (1 - OVERLAPS) * every:
         return True
     if here <= (1 - STAYS) * every:
         return False
-    return bool(cv2.countNonZero(cv2.subtract(changed, before)) > 2 * here)
+    return bool(cv2.countNonZero(fresh) > 2 * here)
 
 
 def shadow_likeness(small: Plane, usual: Plane, noise: Levels, box: tuple[int, int, int, int]) -> float | None:
